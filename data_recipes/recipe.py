@@ -2,7 +2,7 @@
 
 A recipe is a module with two functions:
 
-    sessions(source, **options) -> dict[str, dict]    recording_id -> keyword arguments of `read`; cheap, reads no spikes
+    sessions(source, **options) -> dict[str, dict]    recording_id -> keyword arguments of `read`; reads no spikes
     read(**arguments) -> Recording                    one session, whole
 
 and a constant `VERSION`, raised whenever `read` changes what it returns.

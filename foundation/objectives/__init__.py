@@ -1,0 +1,1 @@
+"""The losses a model trains under: masked modeling and contrastive alignment."""
