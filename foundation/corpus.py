@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -133,12 +133,20 @@ def write_manifest(path: str | Path) -> Corpus:
     path = Path(path)
     entries = {}
     for info_path in sorted((path / "recordings").glob("*/*/info.json")):
+        if info_path.parent.name.startswith("."):
+            # What a killed process was writing or taking away.
+            continue
         recording_id = f"{info_path.parent.parent.name}/{info_path.parent.name}"
         info = _read_json(info_path)
         _check_schema(info_path, info)
         entries[recording_id] = {"subject_id": info["info"]["subject_id"], "info_sha256": _sha256(info_path)}
     write_atomic(path / "manifest.json", _dump({"schema_version": SCHEMA_VERSION, "recordings": entries}))
     return Corpus.open(path)
+
+
+def manifest_hash(corpus: Corpus) -> str:
+    """Hash of the manifest, and through it of every byte of the corpus."""
+    return _sha256(corpus.path / "manifest.json")
 
 
 def write_recording(root: str | Path, recording: Recording, *, overwrite: bool = False) -> Path:
@@ -158,16 +166,22 @@ def write_recording(root: str | Path, recording: Recording, *, overwrite: bool =
     if target.exists() and not overwrite:
         raise CorpusError(f"{target}: exists; pass overwrite=True to replace it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
+    # Not tempfile.mkdtemp: that folder would be closed to everyone else in the lab.
+    unique = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    scratch, old = target.parent / f".writing-{unique}", target.parent / f".old-{unique}"
+    scratch.mkdir()
     try:
         _write_files(scratch, recording)
         if target.exists():
-            shutil.rmtree(target)
+            # A folder cannot be replaced in one step; out of the way whole, so that a kill leaves no half of it.
+            os.replace(target, old)
         os.replace(scratch, target)
         _fsync(target.parent)
-    except BaseException:
+    finally:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
         shutil.rmtree(scratch, ignore_errors=True)
-        raise
+        shutil.rmtree(old, ignore_errors=True)
     return target
 
 
@@ -207,15 +221,15 @@ def read_recording(folder: str | Path) -> Recording:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part, even after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    scratch = path.parent / f".{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with scratch.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
     except BaseException:
-        Path(scratch).unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
         raise
     _fsync(path.parent)
 

@@ -17,7 +17,8 @@ Kind = Literal["continuous", "categorical", "event"]
 Scope = Literal["time", "trial"]
 Role = Literal["behavior", "stimulus", "task"]
 
-_ID = re.compile(r"^[^\s/\\]+/[^\s/\\]+$")
+# Each part names a folder; hidden ones are those being written.
+_ID = re.compile(r"^[^\s/\\.][^\s/\\]*/[^\s/\\.][^\s/\\]*$")
 _NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 
 
@@ -223,7 +224,9 @@ def _fail(recording: Recording, where: str, got: Any, expected: str) -> None:
 
 def _validate_identity(r: Recording) -> None:
     if not _ID.match(r.info.recording_id) or ".." in r.info.recording_id:
-        _fail(r, "recording_id", repr(r.info.recording_id), "'<dataset>/<session>' without spaces or '..'")
+        _fail(
+            r, "recording_id", repr(r.info.recording_id), "'<dataset>/<session>' without spaces, '..' or a leading '.'"
+        )
     if not r.info.subject_id:
         _fail(r, "subject_id", "an empty string", "the animal's name; splits follow it")
     if not (np.isfinite(r.info.min_bin_size_s) and r.info.min_bin_size_s >= 0):
@@ -285,6 +288,8 @@ def _validate_covariate(r: Recording, name: str, c: Covariate) -> None:
         _fail(
             r, where, f"times {'missing' if c.times is None else 'given'}", "times for scope 'time', none for 'trial'"
         )
+    if c.times is None and name in r.trials:
+        _fail(r, where, "a column of that name in trials too", "another name for one of them; they share a table")
     if c.times is not None:
         if c.times.ndim != 1 or not np.isfinite(c.times).all():
             _fail(r, where, f"times of shape {c.times.shape} or non-finite", "a vector of finite seconds")

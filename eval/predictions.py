@@ -1,0 +1,154 @@
+"""Prediction files (protocol, section 5): write, read and check them; `eval.scoring` scores them.
+
+One `.npz` per session, task and split, without pickles, so that anyone's model can be scored.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from eval.session_view import SessionView
+from foundation.corpus import write_atomic
+
+RATE_TASKS = ("encode", "forecast", "cosmooth")
+LABEL_TASKS = ("choice", "side", "feedback", "turn")
+VALUE_TASKS = ("contrast",)
+
+# Arrays of each task's file, and their number of dimensions.
+FIELDS: dict[str, dict[str, int]] = {
+    **{task: {"trial": 1, "bin": 1, "unit": 1, "rate": 2} for task in RATE_TASKS},
+    **{task: {"trial": 1, "logit": 1} for task in LABEL_TASKS},
+    **{task: {"trial": 1, "value": 1} for task in VALUE_TASKS},
+    "choice_t": {"trial": 1, "bin": 1, "logit": 1},
+    "evidence": {"trial": 1, "bin": 1, "value": 1},
+    "region": {"classes": 1, "session_of_unit": 1, "unit": 1, "prob": 2},
+}
+_HEADER = ("task", "model", "dataset", "session", "split", "fold", "bin_ms", "track")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one model says about one session; the content of one file.
+
+    Attributes:
+        task: A key of `FIELDS`.
+        model: Name of the model.
+        dataset: Dataset of the recording.
+        session: Session of the recording; empty for `region`, which spans sessions.
+        split: `interleaved` or `temporal`.
+        fold: Of the interleaved split.
+        bin_ms: Bin size in milliseconds.
+        arrays: As `FIELDS` says. `trial` and `unit` are 0-based positions in the source, whatever order the model used.
+        track: Which inputs the model had where a task has several, such as "E1", else "". Optional in files.
+    """
+
+    task: str
+    model: str
+    dataset: str
+    session: str
+    split: str
+    fold: int
+    bin_ms: float
+    arrays: dict[str, np.ndarray]
+    track: str = ""
+
+    @classmethod
+    def of(cls, view: SessionView, task: str, model: str, *, track: str = "", **arrays: np.ndarray) -> Prediction:
+        """A prediction with the identity of a view; `arrays` as in the file."""
+        return cls(
+            task,
+            model,
+            view.dataset,
+            view.session,
+            view.split,
+            view.fold,
+            view.bin_size_s * 1000,
+            arrays,
+            track,
+        ).validate()
+
+    @classmethod
+    def of_rates(
+        cls, view: SessionView, task: str, model: str, rate: np.ndarray, rows: np.ndarray, *, track: str = ""
+    ) -> Prediction:
+        """Expected counts per bin `(K, U)` for the rows `rows` `(R,)` bool of a view, units in the view's order."""
+        return cls.of(
+            view,
+            task,
+            model,
+            track=track,
+            trial=view.source_row_trial[rows],
+            bin=view.bin[rows],
+            unit=view.unit,
+            rate=rate,
+        )
+
+    def validate(self) -> Prediction:
+        """Return self, or raise ValueError naming the first array that is missing or has the wrong shape."""
+        if self.task not in FIELDS:
+            raise ValueError(f"task is {self.task!r}, expected one of {sorted(FIELDS)}")
+        for name, ndim in FIELDS[self.task].items():
+            if name not in self.arrays:
+                raise ValueError(f"{self.task} of {self.model!r}: array {name!r} is missing; give {FIELDS[self.task]}")
+            array = self.arrays[name]
+            if array.ndim != ndim:
+                raise ValueError(f"{self.task} of {self.model!r}: {name} has shape {array.shape}, expected {ndim}-d")
+            if name in ("trial", "bin", "unit") and not np.issubdtype(array.dtype, np.integer):
+                raise ValueError(f"{self.task} of {self.model!r}: {name} is {array.dtype}, expected integers")
+        rows = "unit" if self.task == "region" else "trial"
+        per_row = [n for n in FIELDS[self.task] if n not in ("classes",) and not (n == "unit" and rows == "trial")]
+        lengths = {name: len(self.arrays[name]) for name in per_row}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"{self.task} of {self.model!r}: lengths {lengths}, expected one length")
+        columns = {"rate": "unit", "prob": "classes"}
+        for name, other in columns.items():
+            if name in FIELDS[self.task] and self.arrays[name].shape[1] != len(self.arrays[other]):
+                raise ValueError(
+                    f"{self.task} of {self.model!r}: {name} has {self.arrays[name].shape[1]} columns, "
+                    f"expected one for each of {len(self.arrays[other])} in {other}"
+                )
+        return self
+
+
+def write_prediction(path: str | Path, prediction: Prediction) -> None:
+    """Write one `.npz` file, whole or not at all."""
+    prediction.validate()
+    header = {key: np.asarray(getattr(prediction, key)) for key in _HEADER}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **header, **prediction.arrays)  # type: ignore[arg-type]
+    write_atomic(Path(path), buffer.getvalue())
+
+
+def read_prediction(path: str | Path) -> Prediction:
+    """Read and check one `.npz` file.
+
+    Raises:
+        ValueError: Not such a file, a pickled array, or a field that is missing or malformed.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            content = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); expected an .npz file without pickled arrays") from error
+    missing = [key for key in _HEADER if key not in content and key != "track"]
+    if missing:
+        raise ValueError(f"{path}: {missing} missing, expected the 0-d fields {_HEADER[:-1]}")
+    head = {key: content.pop(key) for key in _HEADER if key in content}
+    try:
+        return Prediction(
+            task=str(head["task"]),
+            model=str(head["model"]),
+            dataset=str(head["dataset"]),
+            session=str(head["session"]),
+            split=str(head["split"]),
+            fold=int(head["fold"]),
+            bin_ms=float(head["bin_ms"]),
+            arrays=content,
+            track=str(head.get("track", "")),
+        ).validate()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,119 @@
+"""Scores of a region prediction against the truth, with the null of protocol section 4; fits nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
+
+NUM_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class RegionPrediction:
+    """Prediction in the form of protocol section 5.
+
+    Attributes:
+        classes: `(K,)` region names.
+        session_of_unit: `(M,)` recording ids.
+        unit: `(M,)` 0-based position of the unit in the source.
+        prob: `(M, K)`; 0 for regions that were not on offer.
+    """
+
+    classes: np.ndarray
+    session_of_unit: np.ndarray
+    unit: np.ndarray
+    prob: np.ndarray
+
+
+def score_regions(
+    prediction: RegionPrediction,
+    region: np.ndarray,
+    session: np.ndarray,
+    unit: np.ndarray,
+    classes: tuple[str, ...],
+    seed: int = 0,
+) -> tuple[dict[str, float | int], pd.DataFrame]:
+    """Score one animal (or several pooled).
+
+    Args:
+        prediction: May hold more rows and classes than are scored.
+        region: `(M,)` true regions of the scored units, each one of `classes`.
+        session: `(M,)` their recording ids.
+        unit: `(M,)` their positions in the source.
+        classes: Regions on offer; the most probable of these is the answer.
+        seed: Of the bootstrap and the permutations.
+
+    Returns:
+        `macro_f1` over the classes present in the truth, the 95 % interval `low`, `high` of a bootstrap over units,
+        `balanced_accuracy`, `chance` (1 / classes present), and of macro-F1 with labels permuted inside each session
+        and predictions fixed `null_mean`, `null_95`, `p`; `num_units`. Then the confusion counts, truth in rows.
+
+    Raises:
+        ValueError: A scored unit or a class on offer is missing from the prediction, or a probability is not finite.
+    """
+    answer = _answers(prediction, session, unit, classes)
+    truth = np.searchsorted(classes, region)
+    present = np.unique(truth)
+    score = float(f1_score(truth, answer, labels=present, average="macro", zero_division=0))
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(truth), size=(NUM_DRAWS, len(truth)))
+    spread = macro_f1_of_draws(truth[draws], answer[draws], present, len(classes))
+    permuted = np.tile(truth, (NUM_DRAWS, 1))
+    for name in np.unique(session):
+        rows = np.flatnonzero(session == name)
+        permuted[:, rows] = rng.permuted(permuted[:, rows], axis=1)
+    null = macro_f1_of_draws(permuted, np.broadcast_to(answer, permuted.shape), present, len(classes))
+    row: dict[str, float | int] = {
+        "macro_f1": score,
+        "low": float(np.quantile(spread, 0.025)),
+        "high": float(np.quantile(spread, 0.975)),
+        "balanced_accuracy": float(
+            np.mean([np.mean(answer[truth == k] == k) for k in present])
+            if len(np.setdiff1d(answer, present))
+            else balanced_accuracy_score(truth, answer)
+        ),
+        "chance": 1 / len(present),
+        "null_mean": float(null.mean()),
+        "null_95": float(np.quantile(null, 0.95)),
+        "p": float((1 + np.sum(null >= score - 1e-12)) / (1 + NUM_DRAWS)),
+        "num_units": len(truth),
+    }
+    counts = confusion_matrix(truth, answer, labels=np.arange(len(classes)))
+    return row, pd.DataFrame(counts, index=list(classes), columns=list(classes))
+
+
+def macro_f1_of_draws(truth: np.ndarray, answer: np.ndarray, present: np.ndarray, num_classes: int) -> np.ndarray:
+    """Macro-F1 `(P,)` of each row of `truth` and `answer (P, M)`, as scikit-learn's, a thousand at once.
+
+    Args:
+        truth: `(P, M)` classes 0..num_classes-1.
+        answer: `(P, M)` likewise.
+        present: Classes to average over.
+        num_classes: K.
+    """
+    num = len(truth)
+    cell = (np.arange(num)[:, None] * num_classes + truth) * num_classes + answer
+    counts = np.bincount(cell.ravel(), minlength=num * num_classes**2).reshape(num, num_classes, num_classes)
+    hits = np.diagonal(counts, axis1=1, axis2=2)
+    both = counts.sum(axis=1) + counts.sum(axis=2)
+    return np.asarray((2 * hits / np.maximum(both, 1))[:, present].mean(axis=1))
+
+
+def _answers(
+    prediction: RegionPrediction, session: np.ndarray, unit: np.ndarray, classes: tuple[str, ...]
+) -> np.ndarray:
+    """Index into `classes (M,)` of the most probable class of each scored unit."""
+    if missing := sorted(set(classes) - set(prediction.classes.tolist())):
+        raise ValueError(f"the prediction has no column for {missing}; its classes are {prediction.classes.tolist()}")
+    row_of = {key: row for row, key in enumerate(zip(prediction.session_of_unit.tolist(), prediction.unit.tolist()))}
+    wanted = list(zip(session.tolist(), unit.tolist()))
+    if absent := [key for key in wanted if key not in row_of]:
+        raise ValueError(f"{len(absent)} scored units have no prediction, such as {absent[0]}; predict every unit")
+    columns = [prediction.classes.tolist().index(name) for name in classes]
+    prob = prediction.prob[[row_of[key] for key in wanted]][:, columns]
+    if not np.isfinite(prob).all():
+        raise ValueError("a scored unit has a probability that is not finite; give numbers from 0 to 1")
+    return np.asarray(prob.argmax(axis=1))

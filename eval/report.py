@@ -1,0 +1,249 @@
+"""One self-contained HTML page from a run and its results; recomputes no score.
+
+What the page can show is shown, what is missing is said in a sentence. Provenance keys with a place of their own, all
+optional: `title`, `summary`, `model`, `parameters`, `data`, `pretraining_subjects`, `held_out_subjects`, `seeds`,
+`manifest_sha256`, `versions`, `licences`, and `forced` (a list of rules the evaluation was made to break; it stamps the
+page). Any other key is listed as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import pandas as pd
+from plotly.offline import get_plotlyjs
+
+from eval import report_activity as activity
+from eval.examples import Examples, read_examples
+from eval.report_figures import adaptation_curves, figure_html, template, to_json, training_curves
+from eval.report_tables import table
+from eval.report_tasks import Section, task_section, tasks, verdict
+from eval.results import read_results
+from foundation.corpus import write_atomic
+
+_NOT_TERMS = {"step", "split", "loss", "lr", "windows_per_s", "epoch", "elapsed_s", "grad_norm", "windows"}
+_FACTS = {
+    "model": "model",
+    "parameters": "parameters",
+    "data": "data",
+    "pretraining_subjects": "pretraining animals",
+    "held_out_subjects": "held-out animals",
+    "seeds": "seeds",
+    "manifest_sha256": "corpus manifest (SHA-256)",
+}
+_KNOWN = {*_FACTS, "title", "summary", "versions", "licences", "forced"}
+
+
+def write_report(run: str | Path, results: str | Path, out: str | Path) -> Path:
+    """Write the page.
+
+    Args:
+        run: Run folder: `metrics.jsonl` and `config.yaml` in it or in folders below it (one per adapted animal).
+        results: Results folder: `results.parquet`, `results.json` and perhaps `examples.npz`.
+        out: The HTML file to write; folders are made.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: The results cannot be read (`eval.results.read_results`).
+    """
+    run, out = Path(run), Path(out)
+    rows, provenance = read_results(results)
+    examples = read_examples(results)
+    title = str(provenance.get("title", "Held-out animals: what the model reads and predicts"))
+    sections = [
+        Section("verdict", "Verdict", "What the numbers say", verdict(rows)),
+        *[task_section(part) for part in tasks(rows)],
+        Section("confusion", "Regions", "Which regions are taken for which", _confusions(rows, examples)),
+        Section("trials", "Trials", "Recorded and predicted activity", _trials(examples)),
+        Section("traces", "Traces", "Decoded against true behavior", _traces(examples)),
+        Section("embedding", "Embedding", "Embedding in three dimensions", _embedding(examples)),
+        Section("training", "Training", "Training", _training(run)),
+        Section("methods", "Methods", "How every number was made", _methods(rows)),
+        Section("provenance", "Provenance", "Provenance", _provenance(provenance, run)),
+    ]
+    nav = "".join(f'<a href="#{s.anchor}">{escape(s.name)}</a>' for s in sections)
+    parts = [f'<section id="{s.anchor}"><h2>{escape(s.heading)}</h2>{s.html}</section>' for s in sections]
+    body = f"{_header(title, rows, provenance)}<nav><div>{nav}</div></nav><main>{''.join(parts)}</main>{_FOOTER}"
+    page = Template(Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")).substitute(
+        title=escape(title), plotly=get_plotlyjs(), template=to_json(template()), body=body
+    )
+    write_atomic(out, page.encode())
+    return out
+
+
+_FOOTER = (
+    "<footer>Written by <code>foundation report</code>. The page is complete in itself: it loads nothing from the "
+    "network.</footer>"
+)
+
+
+def _header(title: str, rows: pd.DataFrame, provenance: dict[str, Any]) -> str:
+    animals = [a for a in dict.fromkeys(rows["subject"]) if a != "all"]
+    facts = {"held_out_subjects": animals, **provenance}
+    lines = [f"<dt>{name}</dt><dd>{_value(facts[key])}</dd>" for key, name in _FACTS.items() if key in facts]
+    scored = rows[~rows["task"].str.startswith("region")]
+    sessions = scored["session"].nunique()
+    lines.append(
+        f"<dt>scored</dt><dd>{sessions} sessions, {rows['task'].nunique()} tasks, {len(rows)} result rows</dd>"
+    )
+    forced = provenance.get("forced") or []
+    stamp = "".join(f"<li>{escape(str(x))}</li>" for x in ([forced] if isinstance(forced, str) else forced))
+    stamp = f'<div class="stamp"><strong>Forced evaluation.</strong> Rules were broken:<ul>{stamp}</ul></div>' * bool(
+        stamp
+    )
+    summary = f"<p>{escape(str(provenance['summary']))}</p>" if provenance.get("summary") else ""
+    return f'<header><h1>{escape(title)}</h1>{summary}{stamp}<dl class="facts">{"".join(lines)}</dl></header>'
+
+
+def _confusions(rows: pd.DataFrame, examples: Examples) -> str:
+    if not examples.confusions:
+        scored = rows["task"].str.startswith("region").any()
+        return "<p>{}</p>".format(
+            "No confusion matrix was kept with these results."
+            if scored
+            else "The results hold no region rows: whether embeddings know brain regions was not evaluated."
+        )
+    note = (
+        "Color: share of the true class; numbers: units. The score within groups of animals is the honest one: a "
+        "pooled score can be won by recognizing the group of animals. The nulls in the region tables are leak meters."
+    )
+    return figure_html({c.name: activity.confusion(c) for c in examples.confusions}, note)
+
+
+def _trials(examples: Examples) -> str:
+    if not examples.trials:
+        return "<p>No example trials were kept with these results.</p>"
+    averages = {f"{t.subject}, {t.session}: {t.model}": activity.psth(t) for t in examples.trials}
+    singles = {
+        f"{t.subject}, {t.session}: {t.units[u]}": activity.single_trials(t, u)
+        for t in examples.trials
+        for u in activity.busiest(t)
+    }
+    first = (
+        "Averages over test trials by condition: solid recorded, dashed predicted; where at least three trials last."
+    )
+    second = "Single test trials: what was recorded and the rate that was predicted, sorted by condition and length."
+    return f"{figure_html(averages, first)}{figure_html(singles, second)}"
+
+
+def _traces(examples: Examples) -> str:
+    variants = {
+        f"{t.subject}, {t.session}: {name} by {t.model}": activity.traces(t, name)
+        for t in examples.trials
+        for name, (truth, _) in t.traces.items()
+        if activity.has_trace(truth)
+    }
+    if not variants:
+        return "<p>No decoded traces were kept with these results.</p>"
+    return figure_html(
+        variants, "Single test trials, spread evenly over those kept; not chosen by how well they are decoded."
+    )
+
+
+def _embedding(examples: Examples) -> str:
+    variants = {
+        f"{e.name}: colored by {label}": activity.embedding(e, label) for e in examples.embeddings for label in e.labels
+    }
+    if not variants:
+        return "<p>No embedding was kept with these results.</p>"
+    return figure_html(variants, "Drag to turn, scroll to zoom; the view stays when another coloring is chosen.")
+
+
+def _training(run: Path) -> str:
+    histories = {str(p.parent.relative_to(run)): _history(p) for p in sorted(run.rglob("metrics.jsonl"))}
+    histories = {name: history for name, history in histories.items() if len(history)}
+    if not histories:
+        return "<p>The run folder holds no <code>metrics.jsonl</code>, so there are no training curves.</p>"
+    html = []
+    if "." in histories:
+        history = histories.pop(".")
+        terms = [str(c) for c in history if c not in _NOT_TERMS and _numbers(history, c).notna().any()]
+        html.append(figure_html({"training": training_curves(history, terms)}, _training_note(history)))
+    if histories:
+        note = "Adaptation of each held-out animal (one line per folder of the run)."
+        html.append(figure_html({"adaptation": adaptation_curves(histories)}, note))
+    return "".join(html)
+
+
+def _training_note(history: pd.DataFrame) -> str:
+    steps = int(pd.to_numeric(history["step"]).max())
+    parts = [f"{steps:,} optimizer steps; long curves are averaged in equal stretches."]
+    for key, text in (
+        ("lr", "Highest learning rate {:.3g}."),
+        ("windows_per_s", "Median throughput {:.4g} windows/s."),
+    ):
+        values = _numbers(history, key).dropna() if key in history else pd.Series(dtype=float)
+        if len(values):
+            parts.append(text.format(values.max() if key == "lr" else values.median()))
+    return " ".join(parts)
+
+
+def _numbers(history: pd.DataFrame, column: Any) -> pd.Series:
+    return pd.to_numeric(history[column], errors="coerce")
+
+
+def _history(path: Path) -> pd.DataFrame:
+    """The complete lines of a `metrics.jsonl`; a line cut off by a crash is left out."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and {"step", "split", "loss"} <= set(entry):
+            lines.append(entry)
+    return pd.DataFrame(lines)
+
+
+def _methods(rows: pd.DataFrame) -> str:
+    conventions = rows[["task", "metric", "convention"]].drop_duplicates()
+    body = [
+        ("", [escape(task), escape(metric), escape(text)]) for task, metric, text in conventions.itertuples(index=False)
+    ]
+    listed = table("Conventions of the metrics.", ["task", "metric", "convention"], body)
+    listed = listed.replace("<table>", '<table class="conventions">')
+    return (
+        "<p>Every score is computed per session. Seeds, and in the few-shot track random draws of trials, are averaged "
+        "within a session first. Means over sessions carry a percentile bootstrap over sessions (5,000 samples); means "
+        "of animal means a two-level bootstrap (animals, then sessions within each). Models are compared by paired "
+        "per-session differences under the same bootstrap. With a handful of sessions or animals these intervals are "
+        "too narrow rather than too wide, and with many comparisons some exclude 0 by chance. Hence the claim rule "
+        "asks for the same sign in every held-out animal.</p>"
+        "<p><strong>Interleaved</strong> split: test blocks of trials lie between training blocks, so a model may "
+        "interpolate slow drift. <strong>Temporal</strong> split: the last fifth of the session is the test set, which "
+        "is harder. Baselines and nulls get the same sessions, units, bins and trials.</p>" + listed
+    )
+
+
+def _provenance(provenance: dict[str, Any], run: Path) -> str:
+    html = []
+    for key, name in (("versions", "Versions"), ("licences", "Licences")):
+        entries = provenance.get(key)
+        text = _value(entries) if entries else "Not recorded with these results."
+        html.append(f"<h3>{name}</h3><p>{text}</p>")
+    other = {key: value for key, value in provenance.items() if key not in _KNOWN}
+    if other:
+        lines = [f"<dt>{escape(str(key))}</dt><dd>{_value(value)}</dd>" for key, value in other.items()]
+        html.append(f'<h3>Further</h3><dl class="facts">{"".join(lines)}</dl>')
+    configs = sorted(run.rglob("config.yaml"), key=lambda path: (len(path.parts), path))
+    if not configs:
+        html.append("<p>The run folder holds no <code>config.yaml</code>.</p>")
+    for path in configs:
+        name = escape(str(path.relative_to(run)))
+        text = escape(path.read_text(encoding="utf-8"))
+        html.append(f"<details><summary>Exact configuration: <code>{name}</code></summary><pre>{text}</pre></details>")
+    return "".join(html)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "<br>".join(f"{escape(str(k))}: {_value(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(_value(v) for v in value)
+    return escape(f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))

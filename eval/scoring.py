@@ -1,0 +1,208 @@
+"""Scores of a prediction on one session (protocol, sections 2 and 3); writes and reads no files.
+
+Which rows are scored is decided here, from the `SessionView` alone; what a model predicted beyond them is ignored, and
+what it left out is an error. Regions span sessions and are scored elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from eval import metrics
+from eval.predictions import LABEL_TASKS, RATE_TASKS, VALUE_TASKS, Prediction
+from eval.session_view import SessionView
+
+# Share of a trial's bins that forecasting may read, and the times after trial start at which choice is decoded.
+FORECAST_KNOWN = 0.8
+CHOICE_TIMES_S = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+
+class Score(NamedTuple):
+    """A metric's value, the convention that makes it comparable, and how many rows, trials or units it rests on."""
+
+    value: float
+    convention: str
+    n: int
+
+
+def forecast_rows(view: SessionView) -> np.ndarray:
+    """`(R,)` bool: the last 20 % of each trial's bins, its first floor(0.8 n) being known."""
+    known = np.floor(FORECAST_KNOWN * view.num_bins + 1e-9).astype(np.int64)
+    return view.bin >= known[view.trial]
+
+
+def target_rows(view: SessionView, task: str) -> np.ndarray:
+    """`(R,)` bool: the rows, of trials in any role, at which a task with rows is trained and scored."""
+    if task == "forecast":
+        return forecast_rows(view)
+    if task == "choice_t":
+        at = np.round(np.asarray(CHOICE_TIMES_S) / view.bin_size_s).astype(np.int64) - 1
+        return np.isin(view.bin, at) & _observed_trials(view, "choice")[view.trial]
+    if task == "evidence":
+        return view.row_covariates["evidence"].observed
+    return np.ones(len(view.trial), bool)
+
+
+def score(prediction: Prediction, view: SessionView) -> dict[str, Score]:
+    """Score a prediction on the test trials of a view.
+
+    Returns:
+        Metric name -> value, convention, n. Rate tasks: bps, bps_nlb, bps_unit, d2, d2_unit, frac_units_positive. Label
+        tasks: auc, balanced_accuracy, cross_entropy_bits; `choice_t`: their means over the decoding times, and the
+        scores at each time. Value tasks: r2, r_squared; `evidence` also partial_r2.
+
+    Raises:
+        ValueError: Another session, split, fold or bin size; a scored row or unit is missing, twice or not finite.
+    """
+    prediction.validate()
+    for key, value in (("dataset", view.dataset), ("session", view.session), ("split", view.split)):
+        if getattr(prediction, key) != value:
+            raise ValueError(
+                f"prediction of {prediction.model!r}: {key} is {getattr(prediction, key)!r}, not {value!r}"
+            )
+    if prediction.fold != view.fold or abs(prediction.bin_ms - view.bin_size_s * 1000) > 1e-6:
+        raise ValueError(
+            f"prediction of {prediction.model!r}: fold {prediction.fold}, {prediction.bin_ms} ms bins; "
+            f"expected fold {view.fold}, {view.bin_size_s * 1000:g} ms"
+        )
+    if prediction.task in RATE_TASKS:
+        return _score_rates(prediction, view)
+    if prediction.task in LABEL_TASKS:
+        trials, truth = _scored_trials(view, prediction.task)
+        return _label_scores(truth, _per_trial(prediction, view, trials, "logit"))
+    if prediction.task in VALUE_TASKS:
+        trials, truth = _scored_trials(view, prediction.task)
+        return _value_scores(truth, _per_trial(prediction, view, trials, "value"), "test trials")
+    if prediction.task == "choice_t":
+        return _score_choice_in_time(prediction, view)
+    if prediction.task == "evidence":
+        return _score_evidence(prediction, view)
+    raise ValueError(f"task {prediction.task!r} is not scored against one session; regions have their own scorer")
+
+
+def _score_rates(prediction: Prediction, view: SessionView) -> dict[str, Score]:
+    target = target_rows(view, prediction.task)
+    test = np.flatnonzero(view.rows_in("test", full=True) & target)
+    train = view.counts[view.rows_in("train", full=True) & target]
+    counts = view.counts[test].astype(float)
+    keep = metrics.scored_units(train.sum(axis=0, dtype=float), counts.sum(axis=0))
+    if not keep.any():
+        raise ValueError(f"{view.session}: no unit with enough spikes to be scored; leave the session out")
+    rows = _find(prediction, _row_keys(view)[test], _file_keys(prediction), "row (trial, bin)")
+    columns = _find(prediction, view.unit[keep], prediction.arrays["unit"], "unit")
+    rate = prediction.arrays["rate"][np.ix_(rows, columns)].astype(float)
+    counts, null, test_mean = counts[:, keep], train.mean(axis=0, dtype=float)[keep], counts[:, keep].mean(axis=0)
+    per_unit, per_unit_d2 = metrics.bits_per_spike(rate, counts, null), metrics.d2_of_units(rate, counts)
+    units, spikes = int(keep.sum()), int(counts.sum())
+    return {
+        "bps": Score(
+            metrics.pooled_bits_per_spike(rate, counts, null), "bits/spike, null train mean, pooled units", spikes
+        ),
+        "bps_nlb": Score(
+            metrics.pooled_bits_per_spike(rate, counts, test_mean), "bits/spike, null test mean, pooled units", spikes
+        ),
+        "bps_unit": Score(float(per_unit.mean()), "bits/spike, null train mean, mean over units", units),
+        "d2": Score(metrics.d2(rate, counts), "deviance explained, null test mean, pooled units", spikes),
+        "d2_unit": Score(float(np.nanmean(per_unit_d2)), "deviance explained, null test mean, mean over units", units),
+        "frac_units_positive": Score(float((per_unit > 0).mean()), "share of units with bps > 0", units),
+    }
+
+
+def _label_scores(truth: np.ndarray, logit: np.ndarray) -> dict[str, Score]:
+    n = len(truth)
+    return {
+        "auc": Score(metrics.auc(truth, logit), "Mann-Whitney, ties 1/2", n),
+        "balanced_accuracy": Score(metrics.balanced_accuracy(truth, logit), "at logit 0", n),
+        "cross_entropy_bits": Score(metrics.cross_entropy_bits(truth, logit), "bits per trial", n),
+    }
+
+
+def _value_scores(truth: np.ndarray, value: np.ndarray, what: str) -> dict[str, Score]:
+    return {
+        "r2": Score(metrics.r2(truth, value), f"about the test mean, {what} pooled", len(truth)),
+        "r_squared": Score(metrics.r_squared(truth, value), f"squared correlation, {what} pooled", len(truth)),
+    }
+
+
+def _score_choice_in_time(prediction: Prediction, view: SessionView) -> dict[str, Score]:
+    rows = np.flatnonzero(view.rows_in("test", full=True) & target_rows(view, "choice_t"))
+    found = _find(prediction, _row_keys(view)[rows], _file_keys(prediction), "row (trial, bin)")
+    logit = prediction.arrays["logit"][found]
+    truth = view.trial_covariates["choice"].values[view.trial[rows]]
+    at_ms = np.round((view.bin[rows] + 1) * view.bin_size_s * 1000).astype(np.int64)
+    scores: dict[str, Score] = {}
+    for ms in np.unique(at_ms):
+        here = at_ms == ms
+        for name, one in _label_scores(truth[here], logit[here]).items():
+            scores[f"{name}_{ms}ms"] = one
+    for name in ("auc", "balanced_accuracy", "cross_entropy_bits"):
+        parts = [s.value for key, s in scores.items() if key.startswith(name)]
+        scores[name] = Score(
+            float(np.nanmean(parts)), "mean over decoding times, trials that last that long", len(rows)
+        )
+    return scores
+
+
+def _score_evidence(prediction: Prediction, view: SessionView) -> dict[str, Score]:
+    rows = np.flatnonzero(view.rows_in("test", full=True) & target_rows(view, "evidence"))
+    found = _find(prediction, _row_keys(view)[rows], _file_keys(prediction), "row (trial, bin)")
+    value, truth = prediction.arrays["value"][found], view.row_covariates["evidence"].values[rows, 0]
+    scores = _value_scores(truth, value, "test bins")
+    beyond = choice_by_time(view)[rows]
+    scores["partial_r2"] = Score(
+        metrics.partial_r2(truth, value, beyond), "squared partial correlation beyond true choice x time", len(rows)
+    )
+    return scores
+
+
+def choice_by_time(view: SessionView) -> np.ndarray:
+    """`(R, 10)`: 1 and the true choice (-1, 1), each times 1, t .. t^4: what choice alone says of evidence."""
+    choice = 2.0 * view.trial_covariates["choice"].values[view.trial] - 1
+    powers = view.time_s[:, None] ** np.arange(5)
+    return np.concatenate([powers, powers * choice[:, None]], axis=1)
+
+
+def _observed_trials(view: SessionView, name: str) -> np.ndarray:
+    if name not in view.trial_covariates:
+        raise ValueError(
+            f"{view.dataset}/{view.session}: no covariate {name!r}; there are {list(view.trial_covariates)}"
+        )
+    return view.trial_covariates[name].observed
+
+
+def _scored_trials(view: SessionView, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Test trials with an observed label, and their labels."""
+    trials = view.trials_in("test", full=True)
+    trials = trials[_observed_trials(view, name)[trials]]
+    return trials, view.trial_covariates[name].values[trials]
+
+
+def _per_trial(prediction: Prediction, view: SessionView, trials: np.ndarray, name: str) -> np.ndarray:
+    rows = _find(prediction, view.source_trial[trials], prediction.arrays["trial"], "trial")
+    return prediction.arrays[name][rows]
+
+
+def _row_keys(view: SessionView) -> np.ndarray:
+    return view.source_row_trial.astype(np.int64) << 32 | view.bin.astype(np.int64)
+
+
+def _file_keys(prediction: Prediction) -> np.ndarray:
+    return prediction.arrays["trial"].astype(np.int64) << 32 | prediction.arrays["bin"].astype(np.int64)
+
+
+def _find(prediction: Prediction, wanted: np.ndarray, given: np.ndarray, what: str) -> np.ndarray:
+    """Position in `given` of each wanted key, each there exactly once."""
+    order = np.argsort(given, kind="stable")
+    ranked = given[order]
+    lo, hi = ranked.searchsorted(wanted, side="left"), ranked.searchsorted(wanted, side="right")
+    for bad, word in ((hi == lo, "missing"), (hi - lo > 1, "given more than once")):
+        if bad.any():
+            first = int(wanted[bad][0])
+            shown = (first >> 32, first & 0xFFFFFFFF) if what.startswith("row") else first
+            raise ValueError(
+                f"prediction of {prediction.model!r} for {prediction.task}: {int(bad.sum())} of {len(wanted)} scored "
+                f"{what}s {word}, the first {shown}; give each scored {what} once"
+            )
+    return order[lo]

@@ -1,0 +1,10 @@
+"""stub"""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class FinetuneConfig:
+    """x"""
+
+    x: int = 0

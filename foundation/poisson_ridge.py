@@ -1,0 +1,309 @@
+"""Poisson regression with an exponential link and a ridge penalty, for many units at once; NumPy and SciPy only.
+
+It does not build features, and it adds no intercept: give a column of ones and leave it out of `penalized`.
+
+For unit u with features x_r, counts y_ru and offset o_ru it minimizes
+
+    sum_r [ exp(o_ru + x_r·w_u) - y_ru (o_ru + x_r·w_u) ]  +  p_u / 2 * || P (w_u - c_u) ||^2 ,
+
+P the diagonal of `penalized`, by damped Newton steps (Boyd and Vandenberghe 2004, Convex Optimization, section 9.5).
+Gradients of all units are two matrix products, while every Hessian costs R·F^2; a unit therefore keeps its Hessian,
+over steps and over a grid of penalties, for as long as the steps taken with it keep converging fast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+# Above this log-rate the exponential goes on as its tangent: convex, differentiable, and never infinite.
+_MAX_LOG_RATE = 20.0
+# Pull on unpenalized weights: a silent unit would otherwise send its intercept to minus infinity.
+_FREE_PENALTY = 1e-8
+# A step that leaves more than this share of the Newton decrement asks for a fresh Hessian.
+_SLOW = 0.1
+
+
+@dataclass(frozen=True)
+class PenaltyChoice:
+    """What `choose_penalty` found.
+
+    Attributes:
+        weights: `(F, U)` of the chosen penalty of each unit.
+        penalty: `(U,)` chosen penalties.
+        validation_loss: `(P, U)` Poisson negative log likelihood (nats, without the factorial term) of each penalty, in
+            the order they were given.
+    """
+
+    weights: np.ndarray
+    penalty: np.ndarray
+    validation_loss: np.ndarray
+
+
+def fit_poisson_ridge(
+    features: np.ndarray,
+    counts: np.ndarray,
+    penalty: float | np.ndarray,
+    *,
+    offset: np.ndarray | None = None,
+    center: np.ndarray | None = None,
+    penalized: np.ndarray | None = None,
+    init: np.ndarray | None = None,
+    tolerance: float = 1e-10,
+    max_steps: int = 100,
+) -> np.ndarray:
+    """Weights `(F, U)` that minimize the penalized Poisson negative log likelihood of each unit.
+
+    Args:
+        features: `(R, F)`, finite.
+        counts: `(R, U)` spikes per bin, >= 0 and finite.
+        penalty: Scalar or `(U,)`, >= 0. In units of the summed negative log likelihood, so it does not grow with R.
+        offset: `(R, U)` log-rate that is added as it is.
+        center: `(F, U)` weights that the penalty pulls towards; zeros by default.
+        penalized: `(F,)` bool; False leaves a weight free. All are penalized by default.
+        init: `(F, U)` where to start; by default `center` with the mean rate in a free constant column.
+        tolerance: A unit is done when a further step would gain less than `tolerance * (1 + spikes)` nats.
+        max_steps: Newton steps at most; a unit that is not done by then keeps the best weights it has.
+
+    Raises:
+        ValueError: Shapes disagree, or features, counts, offset or penalty hold a value that is not allowed.
+    """
+    problem = _Problem.check(features, counts, offset, center, penalized)
+    penalties = np.broadcast_to(np.asarray(penalty, dtype=float), (problem.counts.shape[1],))
+    _check_penalty(penalties)
+    weights = problem.start() if init is None else np.array(init, dtype=float)
+    if weights.shape != problem.center.shape:
+        raise ValueError(f"init has shape {weights.shape}, expected {problem.center.shape} (features, units)")
+    return _Newton(problem, tolerance, max_steps).minimize(weights, penalties)
+
+
+def choose_penalty(
+    features: np.ndarray,
+    counts: np.ndarray,
+    validation_features: np.ndarray,
+    validation_counts: np.ndarray,
+    penalties: np.ndarray | list[float] | tuple[float, ...],
+    *,
+    per_unit: bool = True,
+    offset: np.ndarray | None = None,
+    validation_offset: np.ndarray | None = None,
+    center: np.ndarray | None = None,
+    penalized: np.ndarray | None = None,
+    tolerance: float = 1e-8,
+) -> PenaltyChoice:
+    """Fit every penalty of a grid and keep, for each unit, the one with the lowest validation loss.
+
+    The grid is walked from the strongest penalty to the weakest, each fit starting from the one before. Ties go to the
+    stronger penalty. Nothing is refitted on validation rows.
+
+    Args:
+        features: `(R, F)` train rows; see `fit_poisson_ridge` for this and the arguments not listed here.
+        counts: `(R, U)`.
+        validation_features: `(V, F)`.
+        validation_counts: `(V, U)`.
+        penalties: The grid, in any order.
+        per_unit: False takes one penalty for all units, by the summed validation loss.
+        offset: `(R, U)`.
+        validation_offset: `(V, U)`; needed with `offset`.
+        center: `(F, U)`.
+        penalized: `(F,)`.
+        tolerance: As in `fit_poisson_ridge`.
+
+    Raises:
+        ValueError: As `fit_poisson_ridge`; or an empty grid, or only one of the two offsets.
+    """
+    given = np.asarray(penalties, dtype=float)
+    order = np.argsort(given)[::-1]
+    grid = given[order]
+    if not len(grid):
+        raise ValueError("penalties is empty, expected at least one value")
+    if (offset is None) != (validation_offset is None):
+        raise ValueError("offset and validation_offset: got one of the two, expected both or neither")
+    problem = _Problem.check(features, counts, offset, center, penalized)
+    held = _Problem.check(validation_features, validation_counts, validation_offset, center, penalized)
+    newton, weights = _Newton(problem, tolerance, max_steps=100), problem.start()
+    path, losses = [], []
+    for value in grid:
+        penalty = np.full(problem.counts.shape[1], value)
+        _check_penalty(penalty)
+        weights = newton.minimize(weights, penalty)
+        path.append(weights)
+        losses.append(held.loss(weights, np.zeros_like(penalty)))
+    loss = np.stack(losses)
+    best = np.argmin(loss, axis=0) if per_unit else np.full(loss.shape[1], np.argmin(loss.sum(axis=1)))
+    chosen = np.stack(path)[best, :, np.arange(loss.shape[1])].T
+    return PenaltyChoice(np.ascontiguousarray(chosen), grid[best], loss[np.argsort(order)])
+
+
+def log_rate(features: np.ndarray, weights: np.ndarray, offset: np.ndarray | None = None) -> np.ndarray:
+    """Log of the expected count `(R, U)`, at most 20."""
+    eta = features @ weights
+    return np.minimum(eta if offset is None else eta + offset, _MAX_LOG_RATE)
+
+
+def _check_penalty(penalty: np.ndarray) -> None:
+    if not (np.isfinite(penalty).all() and (penalty >= 0).all()):
+        raise ValueError(f"penalty is {penalty}, expected finite numbers >= 0")
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Checked arrays in double precision; shapes as in `fit_poisson_ridge`."""
+
+    features: np.ndarray
+    counts: np.ndarray
+    offset: np.ndarray | None
+    center: np.ndarray
+    penalized: np.ndarray
+
+    @classmethod
+    def check(
+        cls,
+        features: np.ndarray,
+        counts: np.ndarray,
+        offset: np.ndarray | None,
+        center: np.ndarray | None,
+        penalized: np.ndarray | None,
+    ) -> _Problem:
+        x, y = np.ascontiguousarray(features, dtype=float), np.ascontiguousarray(counts, dtype=float)
+        if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not len(x):
+            raise ValueError(f"features {x.shape} and counts {y.shape}; expected (R, F) and (R, U) with the same R > 0")
+        shape = (x.shape[1], y.shape[1])
+        o = None if offset is None else np.ascontiguousarray(offset, dtype=float)
+        c = np.zeros(shape) if center is None else np.ascontiguousarray(center, dtype=float)
+        p = np.ones(shape[0], bool) if penalized is None else np.asarray(penalized, dtype=bool)
+        for name, array, expected in (("offset", o, y.shape), ("center", c, shape), ("penalized", p, shape[:1])):
+            if array is not None and array.shape != expected:
+                raise ValueError(f"{name} has shape {array.shape}, expected {expected}")
+        for name, array in (("features", x), ("counts", y), ("offset", o), ("center", c)):
+            if array is not None and not np.isfinite(array).all():
+                raise ValueError(f"{name} holds {int((~np.isfinite(array)).sum())} non-finite values; drop those rows")
+        if (y < 0).any():
+            raise ValueError(f"counts holds {y.min()}, expected spikes per bin >= 0")
+        return cls(x, y, o, c, p)
+
+    def start(self) -> np.ndarray:
+        """The center, with the mean log-rate in the first free constant column: Newton's own first steps, for free."""
+        weights = self.center.copy()
+        constant = ~self.penalized & (self.features == self.features[0]).all(axis=0) & (self.features[0] != 0)
+        if constant.any():
+            column = int(np.argmax(constant))
+            expected = len(self.counts) if self.offset is None else np.exp(np.minimum(self.offset, 20)).sum(axis=0)
+            mean = (self.counts.sum(axis=0) + 0.1) / (np.maximum(expected, 1e-6) + 0.1)
+            weights[column] = np.log(mean) / self.features[0, column]
+        return weights
+
+    def ridge(self, penalty: np.ndarray) -> np.ndarray:
+        """Diagonal of the penalty's Hessian, `(F, U)`."""
+        return np.where(self.penalized[:, None], penalty[None, :], _FREE_PENALTY)
+
+    def log_rates(self, weights: np.ndarray, units: np.ndarray | slice = slice(None)) -> np.ndarray:
+        eta = self.features @ weights[:, units]
+        return eta if self.offset is None else eta + self.offset[:, units]
+
+    def loss(self, weights: np.ndarray, penalty: np.ndarray, units: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Penalized negative log likelihood of each unit in `units`, without the factorial term."""
+        eta = self.log_rates(weights, units)
+        over = np.maximum(eta - _MAX_LOG_RATE, 0)
+        rate = np.exp(eta - over)
+        if over.any():
+            rate *= 1 + over
+        pull = 0.5 * self.ridge(penalty)[:, units] * (weights - self.center)[:, units] ** 2
+        return rate.sum(axis=0) - np.einsum("ru,ru->u", self.counts[:, units], eta) + pull.sum(axis=0)
+
+
+class _Newton:
+    """Damped Newton steps; holds each unit's likelihood Hessian between steps and between calls."""
+
+    def __init__(self, problem: _Problem, tolerance: float, max_steps: int) -> None:
+        num_features, num_units = problem.center.shape
+        self.problem = problem
+        self.max_steps = max_steps
+        self.threshold = tolerance * (1 + problem.counts.sum(axis=0))
+        self.hessians = np.zeros((num_units, num_features, num_features))
+        self.stale = np.ones(num_units, bool)
+
+    def minimize(self, weights: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+        """Weights `(F, U)` at the minimum, starting from `weights`."""
+        problem, weights = self.problem, weights.copy()
+        ridge = problem.ridge(penalty)
+        active = np.arange(weights.shape[1])
+        loss = problem.loss(weights, penalty)
+        before = np.full(weights.shape[1], np.inf)
+        for _ in range(self.max_steps):
+            rate = np.exp(np.minimum(problem.log_rates(weights, active), _MAX_LOG_RATE))
+            gradient = problem.features.T @ (rate - problem.counts[:, active])
+            gradient += ridge[:, active] * (weights - problem.center)[:, active]
+            step, gain = self._steps(active, rate, gradient, ridge, before)
+            before[active] = gain
+            going = gain > self.threshold[active]
+            active, step, gain = active[going], step[:, going], gain[going]
+            if not len(active):
+                break
+            done = self._search(weights, active, step, gain, loss, penalty)
+            active = active[~done]
+            if not len(active):
+                break
+        return weights
+
+    def _steps(
+        self, active: np.ndarray, rate: np.ndarray, gradient: np.ndarray, ridge: np.ndarray, before: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Newton steps `(F, A)` and half their decrements `(A,)`, the expected gains in nats."""
+        step, gain = np.empty_like(gradient), np.empty(len(active))
+        for k, unit in enumerate(active):
+            for _ in range(2):
+                if self.stale[unit]:
+                    weighted = self.problem.features * np.sqrt(rate[:, k])[:, None]
+                    self.hessians[unit] = weighted.T @ weighted
+                step[:, k] = _solve(self.hessians[unit], ridge[:, unit], gradient[:, k])
+                gain[k] = 0.5 * float(gradient[:, k] @ step[:, k])
+                fresh, self.stale[unit] = self.stale[unit], False
+                if fresh or gain[k] <= max(_SLOW * before[unit], self.threshold[unit]):
+                    break
+                self.stale[unit] = True
+        return step, gain
+
+    def _search(
+        self,
+        weights: np.ndarray,
+        active: np.ndarray,
+        step: np.ndarray,
+        gain: np.ndarray,
+        loss: np.ndarray,
+        penalty: np.ndarray,
+    ) -> np.ndarray:
+        """Backtracking (Armijo) along each unit's step, in place; True where no shorter step lowers the loss."""
+        pending, scale = np.arange(len(active)), 1.0
+        for _ in range(30):
+            units = active[pending]
+            trial = weights.copy()
+            trial[:, units] -= scale * step[:, pending]
+            now = self.problem.loss(trial, penalty, units)
+            better = now <= loss[units] - 0.2 * scale * gain[pending] + 1e-12 * np.abs(loss[units])
+            accepted = units[better]
+            weights[:, accepted], loss[accepted] = trial[:, accepted], now[better]
+            pending, scale = pending[~better], scale / 2
+            if not len(pending):
+                break
+            # A shortened step means that the curvature no longer fits.
+            self.stale[active[pending]] = True
+        failed = np.zeros(len(active), bool)
+        failed[pending] = True
+        return failed
+
+
+def _solve(hessian: np.ndarray, ridge: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """(H + diag(ridge))^-1 g; the diagonal grows until the matrix is positive definite to machine precision."""
+    matrix = hessian + np.diag(ridge)
+    jitter = 1e-12 * (float(np.trace(matrix)) / len(matrix) + 1e-300)
+    for _ in range(12):
+        try:
+            factor = scipy.linalg.cho_factor(matrix, lower=True, check_finite=False)
+            return np.asarray(scipy.linalg.cho_solve(factor, gradient, check_finite=False))
+        except scipy.linalg.LinAlgError:
+            matrix[np.diag_indices_from(matrix)] += jitter
+            jitter *= 10
+    return gradient / np.maximum(np.diag(matrix), 1e-12)

@@ -1,0 +1,95 @@
+"""Pretraining: a fresh model over all sessions of the pretraining animals, in a run folder that resumes."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import foundation
+from foundation.checkpoint import RunError, finish_run
+from foundation.config import Config, dump_config
+from foundation.corpus import Corpus, manifest_hash, write_atomic
+from foundation.model import FoundationModel
+from foundation.sampling import WindowReader, find_channels, pretraining_subjects
+from foundation.splits import session_roles
+from foundation.train import add_sessions, fit, make_accelerator, training_data
+
+
+def pretrain(config: Config) -> Path:
+    """Train a model on the pretraining animals of a config; the same call resumes after an interruption.
+
+    Returns:
+        The folder of the best model, `run/model`.
+
+    Raises:
+        RunError: The run folder belongs to another configuration.
+    """
+    folder = config.folder
+    accelerator = make_accelerator(config.train, folder)
+    if accelerator.is_main_process:
+        claim_folder(folder, config)
+    accelerator.wait_for_everyone()
+    corpus = Corpus.open(config.data.corpus)
+    subjects = pretraining_subjects(corpus, config.data)
+    corpus = corpus.select(subjects=subjects)
+    channels = find_channels(corpus, config.data, corpus.ids)
+    reader = WindowReader(corpus, channels, config.data.bin_size_s)
+    data = training_data(
+        reader, corpus.ids, config.data.window_s, lambda r: session_roles(r, config.data.split, config.data.fold)
+    )
+    model = FoundationModel.create(config.model, channels, config.data.bin_size_s, config.data.window_s, config.seed)
+    add_sessions(model, data, corpus.ids, config.seed)
+    model.provenance = provenance(config, corpus, subjects)
+    fit(
+        model,
+        data,
+        objective=config.objective,
+        optim=config.optim,
+        train=config.train,
+        seed=config.seed,
+        folder=folder,
+        accelerator=accelerator,
+        label=f"pretrain {config.name}",
+    )
+    if accelerator.is_main_process:
+        finish_run(folder)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return folder / "model"
+
+
+def provenance(config: Config, corpus: Corpus, subjects: list[str]) -> dict[str, Any]:
+    """What evaluation needs to know of a model's past: animals, sessions, split, data hash, versions."""
+    return {
+        "pretraining_subjects": subjects,
+        "pretraining_recordings": corpus.ids,
+        "split": config.data.split,
+        "fold": config.data.fold,
+        "corpus_sha256": manifest_hash(corpus),
+        "seed": config.seed,
+        "adapted": {},
+        "versions": {
+            "foundation": foundation.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def claim_folder(folder: Path, config: Config) -> None:
+    """Write the resolved config into a run folder, or check that it is the same as the one there.
+
+    Raises:
+        RunError: It differs.
+    """
+    path, text = folder / "config.yaml", dump_config(config)
+    if path.exists() and path.read_text() != text:
+        changed = sorted(set(path.read_text().splitlines()) ^ set(text.splitlines()))
+        raise RunError(
+            f"{folder}: this run was started with another config (differs in {changed[:6]}); "
+            "give another out=..., or remove the folder"
+        )
+    write_atomic(path, text.encode())

@@ -1,0 +1,440 @@
+"""Windows of recordings, batches of windows, and the seeded sampler that draws them.
+
+A batch groups its windows by session, is ragged in units (never padded over them) and padded in time only where its
+windows differ in length. Batch k is a pure function of (seed, k), so a sampler is resumed by one number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from foundation.binning import bin_covariate, bin_spikes, check_bin_size
+from foundation.corpus import Corpus
+from foundation.recording import CovariateSpec, Recording
+from foundation.splits import ROLES, SplitName, held_out_subjects, session_roles, stretches
+
+# Per-bin facts about trials that any recording offers; see `WindowReader`.
+STRUCTURE = ("since_start", "to_end", "last_bin", "in_trial", "session_clock", "session_clock_squared")
+MIN_BINS = 2
+
+
+@dataclass
+class DataConfig:
+    """Which recordings, cut how.
+
+    Attributes:
+        corpus: Corpus folder.
+        subjects: Pretraining animals; empty for all that are not held out.
+        held_out: Animals that no pretraining window may touch.
+        held_out_fraction: Without a list, hold out the animals whose identity hashes below this.
+        inputs: Covariates the model reads; empty for all.
+        targets: Covariates it predicts; empty for those of role `behavior`.
+        bin_size_s: Seconds.
+        window_s: Longest window, seconds.
+        split: Rule within a session.
+        fold: Fold of the interleaved rule.
+    """
+
+    corpus: str = ""
+    subjects: list[str] = field(default_factory=list)
+    held_out: list[str] = field(default_factory=list)
+    held_out_fraction: float = 0.2
+    inputs: list[str] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
+    bin_size_s: float = 0.02
+    window_s: float = 2.0
+    split: SplitName = "interleaved"
+    fold: int = 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """`num_bins` bins of a recording from `start_s` seconds; `row` is the trial or stretch it lies in."""
+
+    recording_id: str
+    start_s: float
+    num_bins: int
+    row: int
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A covariate as the model sees it.
+
+    Attributes:
+        spec: Its meaning.
+        is_input: Whether the model may read it.
+        is_target: Whether the model predicts it.
+        mean: `(dim,)` training mean of a continuous covariate, else 0.
+        std: `(dim,)` training standard deviation, else 1.
+    """
+
+    spec: CovariateSpec
+    is_input: bool = True
+    is_target: bool = True
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    @property
+    def width(self) -> int:
+        """Numbers per bin: classes, dimensions, or 1 for an event count."""
+        return self.spec.num_classes if self.spec.kind == "categorical" else self.spec.dim
+
+
+def channel_slices(channels: list[Channel]) -> list[slice]:
+    """Where each channel lies among the V packed values of a bin."""
+    edges = np.cumsum([0, *(channel.width for channel in channels)])
+    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
+
+
+@dataclass
+class Batch:
+    """Windows grouped by session (B windows, T bins, S sessions, V packed values, C channels).
+
+    Attributes:
+        windows: The B windows, in order.
+        recording_ids: The S sessions, in order of their windows.
+        sizes: Windows of each session, summing to B.
+        spikes: S tensors `(b_s, T, N_s)` uint8 counts; 0 past a window's end.
+        covariates: `(B, T, V)` float32, normalized; one-hot for classes, counts for events; 0 where not observed.
+        observed: `(B, T, C)` bool.
+        structure: `(B, T, F)` float32, the features of `STRUCTURE`.
+        trial: `(B, T)` int64 ordinal of the trial within the window, -1 outside trials.
+        valid: `(B, T)` bool; False past a window's end.
+        clock: `(B,)` float32 position of the window in its session, 0 to 1.
+        bin_size_s: Seconds.
+    """
+
+    windows: list[Window]
+    recording_ids: list[str]
+    sizes: list[int]
+    spikes: list[torch.Tensor]
+    covariates: torch.Tensor
+    observed: torch.Tensor
+    structure: torch.Tensor
+    trial: torch.Tensor
+    valid: torch.Tensor
+    clock: torch.Tensor
+    bin_size_s: float
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+        moved: dict[str, Any] = {
+            key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for key, value in vars(self).items()
+        }
+        moved["spikes"] = [spikes.to(device, non_blocking=True) for spikes in self.spikes]
+        return Batch(**moved)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+
+def find_channels(
+    corpus: Corpus, config: DataConfig, recording_ids: list[str], max_sessions: int = 12
+) -> list[Channel]:
+    """The channels of a corpus: specs merged by name, normalizers from train stretches of the given sessions only.
+
+    Raises:
+        ValueError: A name in `inputs` or `targets` that no recording has, or two recordings that disagree on a spec.
+    """
+    specs: dict[str, CovariateSpec] = {}
+    for recording_id in recording_ids:
+        for name, covariate in corpus[recording_id].covariates.items():
+            if specs.setdefault(name, covariate.spec) != covariate.spec:
+                raise ValueError(f"{recording_id}: covariate {name!r} differs from the same name in another session")
+    for key in ("inputs", "targets"):
+        if unknown := sorted(set(getattr(config, key)) - set(specs)):
+            raise ValueError(f"data.{key}: no covariate {unknown} in {config.corpus}; there are {sorted(specs)}")
+    channels = []
+    for name, spec in specs.items():
+        is_input = not config.inputs or name in config.inputs
+        is_target = name in config.targets if config.targets else spec.role == "behavior"
+        if is_input or is_target:
+            channels.append(Channel(spec, is_input, is_target))
+    step = max(1, len(recording_ids) // max_sessions)
+    sampled = recording_ids[::step][:max_sessions]
+    return [_with_normalizer(channel, corpus, config, sampled) for channel in channels]
+
+
+def _with_normalizer(channel: Channel, corpus: Corpus, config: DataConfig, recording_ids: list[str]) -> Channel:
+    if channel.spec.kind != "continuous":
+        return channel
+    total, square, number = np.zeros(channel.spec.dim), np.zeros(channel.spec.dim), 0
+    for recording_id in recording_ids:
+        recording = corpus[recording_id]
+        covariate = recording.covariates.get(channel.spec.name)
+        if covariate is None:
+            continue
+        rows = np.flatnonzero(session_roles(recording, config.split, config.fold) == ROLES["train"])
+        values = covariate.values.reshape(len(covariate.values), -1).astype(float)
+        if covariate.times is None:
+            chosen = np.zeros(len(values), bool)
+            chosen[rows] = True
+        else:
+            bounds = stretches(recording)[rows]
+            edges = covariate.times.searchsorted(bounds)
+            marks = np.bincount(edges[:, 0], minlength=len(values) + 1) - np.bincount(
+                edges[:, 1], minlength=len(values) + 1
+            )
+            chosen = np.cumsum(marks)[:-1] > 0
+        seen = values[chosen & covariate.observed]
+        total, square, number = total + seen.sum(0), square + (seen**2).sum(0), number + len(seen)
+    if not number:
+        return channel
+    mean = total / number
+    std = np.sqrt(np.maximum(square / number - mean**2, 0))
+    std[std < 1e-6] = 1.0
+    return Channel(channel.spec, channel.is_input, channel.is_target, tuple(mean.tolist()), tuple(std.tolist()))
+
+
+class WindowReader:
+    """Reads windows of one corpus into arrays; recordings are opened when first needed, so it is safe to fork."""
+
+    def __init__(self, corpus: Corpus, channels: list[Channel], bin_size_s: float) -> None:
+        self.corpus = corpus
+        self.channels = channels
+        self.bin_size_s = bin_size_s
+        self._slices = channel_slices(channels)
+        self._num_values = sum(channel.width for channel in channels)
+        self._open: dict[str, tuple[Recording, np.ndarray, np.ndarray]] = {}
+
+    def recording(self, recording_id: str) -> Recording:
+        """The open recording."""
+        return self._session(recording_id)[0]
+
+    def _session(self, recording_id: str) -> tuple[Recording, np.ndarray, np.ndarray]:
+        if recording_id not in self._open:
+            recording = self.corpus[recording_id]
+            check_bin_size(recording, self.bin_size_s)
+            trials = recording.trials[["start_s", "stop_s"]].to_numpy(dtype=float)
+            bounds = stretches(recording)
+            self._open[recording_id] = recording, trials, np.array([bounds[0, 0], bounds[-1, 1]])
+        return self._open[recording_id]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_open": {}}
+
+    def read(self, window: Window) -> dict[str, Any]:
+        """One window as arrays: spikes `(T, N)`, covariates `(T, V)`, observed `(T, C)`, structure, trial, clock."""
+        recording, trials, span = self._session(window.recording_id)
+        size, bins = self.bin_size_s, window.num_bins
+        centers = window.start_s + size * (np.arange(bins) + 0.5)
+        row = trials[:, 0].searchsorted(centers, side="right") - 1
+        inside = (row >= 0) & (centers < trials[np.maximum(row, 0), 1]) if len(trials) else np.zeros(bins, bool)
+        row = np.where(inside, row, -1)
+        values = np.zeros((bins, self._num_values), np.float32)
+        observed = np.zeros((bins, len(self.channels)), bool)
+        for c, (channel, where) in enumerate(zip(self.channels, self._slices)):
+            covariate = recording.covariates.get(channel.spec.name)
+            if covariate is None:
+                continue
+            if covariate.times is None:
+                safe = np.maximum(row, 0)
+                seen = inside & covariate.observed[safe] if len(covariate.values) else np.zeros(bins, bool)
+                raw = covariate.values[safe].reshape(bins, -1) if seen.any() else np.zeros((bins, 1))
+            else:
+                raw, seen = bin_covariate(covariate, window.start_s, bins, size)
+            observed[:, c] = seen
+            if channel.spec.kind == "categorical":
+                values[np.flatnonzero(seen), where.start + raw[seen, 0].astype(int)] = 1.0
+            elif channel.spec.kind == "event":
+                values[:, where] = raw
+            else:
+                values[:, where] = np.where(seen[:, None], (raw - channel.mean) / np.array(channel.std), 0)
+        clock = (window.start_s + 0.5 * bins * size - span[0]) / max(span[1] - span[0], size)
+        return {
+            "spikes": bin_spikes(recording, window.start_s, bins, size),
+            "covariates": values,
+            "observed": observed,
+            "structure": _structure(trials, row, inside, centers, size, clock),
+            "trial": np.where(inside, row - row[inside].min() if inside.any() else 0, -1),
+            "clock": np.float32(clock),
+        }
+
+    def batch(self, windows: list[Window]) -> Batch:
+        """Read windows and group them by session, padding in time to the longest."""
+        order = sorted(range(len(windows)), key=lambda i: windows[i].recording_id)
+        windows = [windows[i] for i in order]
+        samples = [self.read(window) for window in windows]
+        num, longest = len(windows), max(window.num_bins for window in windows)
+        ids = list(dict.fromkeys(window.recording_id for window in windows))
+        sizes = [sum(window.recording_id == key for window in windows) for key in ids]
+        valid = np.arange(longest) < np.array([window.num_bins for window in windows])[:, None]
+
+        def stack(key: str, samples: list[dict[str, Any]], fill: float = 0) -> torch.Tensor:
+            first = samples[0][key]
+            out = np.full((len(samples), longest, *first.shape[1:]), fill, first.dtype)
+            for i, sample in enumerate(samples):
+                out[i, : len(sample[key])] = sample[key]
+            return torch.from_numpy(out)
+
+        starts = np.cumsum([0, *sizes])
+        return Batch(
+            windows=windows,
+            recording_ids=ids,
+            sizes=sizes,
+            spikes=[stack("spikes", samples[a:b]) for a, b in pairwise(starts)],
+            covariates=stack("covariates", samples),
+            observed=stack("observed", samples),
+            structure=stack("structure", samples),
+            trial=stack("trial", samples, fill=-1),
+            valid=torch.from_numpy(valid),
+            clock=torch.from_numpy(np.array([samples[i]["clock"] for i in range(num)], np.float32)),
+            bin_size_s=self.bin_size_s,
+        )
+
+
+def _structure(
+    trials: np.ndarray, row: np.ndarray, inside: np.ndarray, centers: np.ndarray, size: float, clock: float
+) -> np.ndarray:
+    out = np.zeros((len(centers), len(STRUCTURE)), np.float32)
+    if inside.any():
+        bounds = trials[row[inside]]
+        out[inside, 0] = centers[inside] - bounds[:, 0]
+        out[inside, 1] = bounds[:, 1] - centers[inside]
+        out[inside, 2] = bounds[:, 1] - centers[inside] < 1.5 * size
+        out[inside, 3] = 1.0
+    out[:, 4] = 2 * clock - 1
+    out[:, 5] = (2 * clock - 1) ** 2
+    return out
+
+
+def session_windows(
+    recording: Recording,
+    roles: np.ndarray,
+    role: Literal["train", "val", "test"],
+    bin_size_s: float,
+    window_s: float,
+) -> list[Window]:
+    """Every stretch of a role as consecutive windows of at most `window_s`, inside the domain; none overlaps.
+
+    A stretch shorter than the window is a window of its own length; a remainder under `MIN_BINS` bins is dropped.
+    """
+    most = round(window_s / bin_size_s)
+    windows = []
+    bounds = stretches(recording)
+    for row in np.flatnonzero(roles == ROLES[role]):
+        for start, stop in _inside(bounds[row], recording.domain):
+            bins = int(np.floor((stop - start) / bin_size_s + 1e-6))
+            for first in range(0, bins, most):
+                length = min(most, bins - first)
+                if length >= MIN_BINS:
+                    at = float(start + first * bin_size_s)
+                    windows.append(Window(recording.info.recording_id, at, length, int(row)))
+    return windows
+
+
+def _inside(interval: np.ndarray, domain: np.ndarray) -> list[tuple[float, float]]:
+    """The parts of an interval that lie in the domain."""
+    first = int(domain[:, 1].searchsorted(interval[0], side="right"))
+    last = int(domain[:, 0].searchsorted(interval[1], side="left"))
+    parts = [(max(interval[0], a), min(interval[1], b)) for a, b in domain[first:last]]
+    return [(a, b) for a, b in parts if b > a]
+
+
+class WindowSampler:
+    """Draws batches of windows from many sessions, the same for the same seed whatever the number of workers.
+
+    A step draws `windows_per_step / windows_per_session` sessions, with probability proportional to
+    (number of windows)**temperature, and from each that many windows. A stretch longer than the window is entered at a
+    random point. `batch_windows(k)` depends on (seed, k) only.
+
+    Attributes:
+        step: The next step to draw.
+    """
+
+    def __init__(
+        self,
+        windows: dict[str, list[Window]],
+        windows_per_step: int,
+        windows_per_session: int,
+        seed: int,
+        temperature: float = 0.5,
+        window_bins: int | None = None,
+        bin_size_s: float = 0.02,
+    ) -> None:
+        self.windows = {key: value for key, value in sorted(windows.items()) if value}
+        if not self.windows:
+            raise ValueError("no session has a window to draw; check the split, the subjects and data.window_s")
+        self.per_step, self.per_session = windows_per_step, min(windows_per_session, windows_per_step)
+        self.seed, self.step = seed, 0
+        weights = np.array([len(value) for value in self.windows.values()], float) ** temperature
+        self._probability = weights / weights.sum()
+        self._ids = list(self.windows)
+        self._jitter = self._full_windows(window_bins, bin_size_s)
+
+    def _full_windows(self, window_bins: int | None, bin_size_s: float) -> dict[tuple[str, int], float]:
+        """Seconds by which the first window of a long stretch may be moved later."""
+        slack: dict[tuple[str, int], float] = {}
+        if window_bins is None:
+            return slack
+        for key, windows in self.windows.items():
+            for window in windows:
+                slack[key, window.row] = slack.get((key, window.row), -window_bins * bin_size_s) + (
+                    window.num_bins * bin_size_s
+                )
+        self._window_bins = window_bins
+        return slack
+
+    def batch_windows(self, step: int) -> list[Window]:
+        """The windows of step `step`."""
+        rng = np.random.default_rng([self.seed, step])
+        num_groups = max(1, self.per_step // self.per_session)
+        replace = num_groups > len(self._ids)
+        chosen = rng.choice(len(self._ids), num_groups, replace=replace, p=self._probability)
+        drawn = []
+        for group in chosen:
+            windows = self.windows[self._ids[group]]
+            for i in rng.choice(len(windows), self.per_session, replace=len(windows) < self.per_session):
+                drawn.append(self._jittered(windows[i], rng))
+        return drawn
+
+    def _jittered(self, window: Window, rng: np.random.Generator) -> Window:
+        slack = self._jitter.get((window.recording_id, window.row), 0.0)
+        if slack <= 1e-9 or window.num_bins < self._window_bins:
+            return window
+        first = min(w.start_s for w in self.windows[window.recording_id] if w.row == window.row)
+        return Window(window.recording_id, first + rng.uniform(0, slack), window.num_bins, window.row)
+
+    def __iter__(self) -> Iterator[list[Window]]:
+        while True:
+            windows = self.batch_windows(self.step)
+            self.step += 1
+            yield windows
+
+    def state_dict(self) -> dict[str, int]:
+        """What resumes the sampler."""
+        return {"seed": self.seed, "step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where another sampler of the same seed stood.
+
+        Raises:
+            ValueError: The seeds differ, so the batches would.
+        """
+        if state["seed"] != self.seed:
+            raise ValueError(f"sampler seed is {self.seed}, the state was saved under {state['seed']}; use that seed")
+        self.step = state["step"]
+
+
+def pretraining_subjects(corpus: Corpus, config: DataConfig) -> list[str]:
+    """The animals that may be trained on.
+
+    Raises:
+        ValueError: An animal is listed both for pretraining and as held out, or none is left.
+    """
+    known = sorted(set(corpus.subjects.values()))
+    held = config.held_out or held_out_subjects(known, config.held_out_fraction)
+    if both := sorted(set(config.subjects) & set(held)):
+        raise ValueError(f"data: {both} are in subjects and held out; an animal has one place")
+    subjects = config.subjects or [subject for subject in known if subject not in held]
+    if not subjects:
+        raise ValueError(f"data: all animals of {config.corpus} are held out; lower data.held_out_fraction")
+    return subjects

@@ -1,0 +1,513 @@
+"""The one training loop, on accelerate; pretraining starts it fresh, `foundation.finetune` with another start.
+
+Every rank draws the same global batch and takes the windows of the sessions it owns. Shared gradients are summed over
+ranks in one flat all-reduce; adapter rows never travel but at checkpoints. (DistributedDataParallel would hang when a
+rank has no window in a step, and average where the losses here are already shares of a global mean.)
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed.nn
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from foundation.adapters import SessionPart
+from foundation.binning import bin_spikes
+from foundation.checkpoint import MetricsLog, best_model, last_checkpoint, save_checkpoint
+from foundation.masking import Masks, draw_masks
+from foundation.model import FoundationModel
+from foundation.objectives import LossTerms, ObjectiveConfig, joint_loss
+from foundation.objectives.masked_modeling import Tally
+from foundation.optim import OptimConfig, RowAdam, rate_factor, shared_optimizer
+from foundation.recording import Recording
+from foundation.sampling import Batch, Window, WindowReader, WindowSampler, session_windows
+
+Trainable = Literal["all", "adapters"]
+VALIDATION_STEP = 2**31
+
+
+@dataclass
+class TrainConfig:
+    """The loop.
+
+    Attributes:
+        steps: Updates.
+        windows_per_step: Windows of all ranks together in an update.
+        windows_per_session: Windows of one session in an update.
+        temperature: Sessions are drawn with probability proportional to (windows)**temperature.
+        val_every: Updates between validations; each writes a checkpoint.
+        val_windows: At most this many validation windows.
+        patience: Stop after this many validations without a better one; 0 never stops early.
+        precision: `fp32`, or `bf16` autocast.
+        workers: Processes that read windows ahead; 0 reads in the training process.
+        log_every: Updates between lines of the log.
+        track: Trackers of accelerate, such as tensorboard or wandb.
+    """
+
+    steps: int = 3000
+    windows_per_step: int = 64
+    windows_per_session: int = 8
+    temperature: float = 0.5
+    val_every: int = 250
+    val_windows: int = 1024
+    patience: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    workers: int = 0
+    log_every: int = 10
+    track: list[str] = field(default_factory=lambda: ["tensorboard"])
+
+
+@dataclass
+class TrainingData:
+    """Windows by session and the reader that opens them."""
+
+    reader: WindowReader
+    train: dict[str, list[Window]]
+    val: dict[str, list[Window]]
+
+
+class _Steps(Dataset[Any]):
+    """Item k is the batch and the masks of step k."""
+
+    def __init__(
+        self, data: TrainingData, sampler: WindowSampler, owned: set[str], objective: ObjectiveConfig, seed: int
+    ) -> None:
+        self.data, self.sampler, self.owned = data, sampler, owned
+        self.objective, self.seed = objective, seed
+
+    def __getitem__(self, step: int) -> tuple[Batch, Masks] | None:
+        windows = [w for w in self.sampler.batch_windows(step) if w.recording_id in self.owned]
+        return _with_masks(self.data.reader, windows, self.objective, (self.seed, step)) if windows else None
+
+
+def _with_masks(
+    reader: WindowReader, windows: list[Window], objective: ObjectiveConfig, seed: tuple[int, ...]
+) -> tuple[Batch, Masks]:
+    batch = reader.batch(windows)
+    return batch, draw_masks(batch, reader.channels, objective.masking, seed)
+
+
+def own_sessions(work: dict[str, int], num_ranks: int) -> list[list[str]]:
+    """Sessions of each rank, so that the work is even: the heaviest first, each to the lightest rank."""
+    owners: list[list[str]] = [[] for _ in range(num_ranks)]
+    load = np.zeros(num_ranks)
+    for recording_id in sorted(work, key=lambda key: (-work[key], key)):
+        rank = int(load.argmin())
+        owners[rank].append(recording_id)
+        load[rank] += work[recording_id]
+    return [sorted(sessions) for sessions in owners]
+
+
+def fit(
+    model: FoundationModel,
+    data: TrainingData,
+    *,
+    objective: ObjectiveConfig,
+    optim: OptimConfig,
+    train: TrainConfig,
+    seed: int,
+    folder: Path | None = None,
+    trainable: Trainable = "all",
+    accelerator: Accelerator | None = None,
+    label: str = "train",
+) -> FoundationModel:
+    """Train a model and return its best state by validation loss.
+
+    Args:
+        model: With rows for every session of `data`.
+        data: Windows to train and validate on.
+        objective: Losses.
+        optim: Rates.
+        train: The loop.
+        seed: Of batches and masks.
+        folder: Run folder for logs and checkpoints; training resumes from its last one. None keeps all in memory.
+        trainable: `adapters` leaves trunk and heads bit-identical.
+        accelerator: Of the launch; by default a new one.
+        label: Of the progress bar.
+    """
+    accelerator = accelerator or make_accelerator(train, folder)
+    state: dict[str, Any] = {}
+    if folder is not None and (saved := last_checkpoint(folder)) is not None:
+        model, state = saved
+    loop = _Loop(model, data, objective, optim, train, seed, folder, trainable, accelerator)
+    loop.restore(state)
+    loop.run(label)
+    return loop.best()
+
+
+class _Loop:
+    """The state of one training run on one rank."""
+
+    def __init__(
+        self,
+        model: FoundationModel,
+        data: TrainingData,
+        objective: ObjectiveConfig,
+        optim: OptimConfig,
+        train: TrainConfig,
+        seed: int,
+        folder: Path | None,
+        trainable: Trainable,
+        accelerator: Accelerator,
+    ) -> None:
+        self.accelerator, self.data, self.folder = accelerator, data, folder
+        self.objective, self.optim, self.train, self.seed = objective, optim, train, seed
+        work = {key: len(windows) for key, windows in data.train.items()}
+        self.order = model.adapters.sessions["recording_id"].tolist()
+        owners = own_sessions(work, accelerator.num_processes)
+        mine = set(owners[accelerator.process_index])
+        # Sessions without a train window ride along on the main process, so that no row is lost.
+        self.owned = [k for k in self.order if k in mine or (k not in work and accelerator.is_main_process)]
+        if accelerator.num_processes > 1:
+            model.keep_sessions(self.owned)
+        self.model = model.to(accelerator.device)
+        for parameter in self.model.shared_parameters():
+            parameter.requires_grad_(trainable == "all")
+        self.model.log_temperature.requires_grad_(trainable == "all" and model.shape.learn_temperature)
+        self.shared = [p for p in self.model.shared_parameters() if p.requires_grad]
+        self.adamw = shared_optimizer(self.model, optim) if self.shared else None
+        self.row_adam = RowAdam(self.model.adapters, optim)
+        self.sampler = WindowSampler(
+            data.train,
+            train.windows_per_step,
+            train.windows_per_session,
+            seed,
+            train.temperature,
+            window_bins=round(model.config.window_s / data.reader.bin_size_s),
+            bin_size_s=data.reader.bin_size_s,
+        )
+        self.best_loss, self.stale, self.stopped = float("inf"), 0, False
+        self.best_parameters: dict[str, torch.Tensor] | None = None
+        self.log = MetricsLog(None, 0)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint's state; an empty one starts afresh."""
+        step, rank = int(state.get("step", 0)), self.accelerator.process_index
+        self.sampler.step = step
+        if self.folder is not None and self.accelerator.is_main_process:
+            self.log = MetricsLog(self.folder / "metrics.jsonl", step)
+        generators = state.get("generators", [])
+        # Only dropout draws from torch's generator; a rank that did not exist before starts a stream of its own.
+        if rank < len(generators):
+            torch.set_rng_state(generators[rank])
+        else:
+            torch.manual_seed(self.seed + 1000 * rank + step)
+        if state:
+            self.best_loss, self.stale, self.stopped = state["best_loss"], state["stale"], state["stopped"]
+            self.row_adam.put({key: state["rows"][key] for key in self.owned})
+            if self.adamw is not None:
+                self.adamw.load_state_dict(state["adamw"])
+
+    def run(self, label: str) -> None:
+        """Train from the present step to the last one."""
+        start, steps = self.sampler.step, self.train.steps
+        dataset = _Steps(self.data, self.sampler, set(self.owned), self.objective, self.seed)
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=range(start, steps),
+            num_workers=self.train.workers,
+            prefetch_factor=4 if self.train.workers else None,
+        )
+        progress = Progress(label, start, steps, self.accelerator.is_main_process)
+        begun, trained = time.perf_counter(), 0
+        for step, item in zip(range(start, steps), iter(loader) if not self.stopped else ()):
+            losses = self.update(step, item)
+            trained += self.train.windows_per_step
+            speed = trained / (time.perf_counter() - begun)
+            if (step + 1) % self.train.log_every == 0 or step + 1 == steps:
+                self.write({"step": step + 1, "split": "train", **losses.terms})
+            progress.update(step + 1, losses.terms["loss"], speed)
+            if (step + 1) % self.train.val_every == 0 or step + 1 == steps:
+                self.sampler.step = step + 1
+                self.validate(step + 1, speed)
+                if self.stopped:
+                    break
+        progress.close()
+
+    def update(self, step: int, item: tuple[Batch, Masks] | None) -> LossTerms:
+        """One update of shared parameters and of the rows of the sessions in the batch."""
+        self.model.train()
+        rows, losses = {}, None
+        if item is not None:
+            batch, masks = item[0].to(self.accelerator.device), item[1].to(self.accelerator.device)
+            rows = {key: self.model.adapters.rows(key, leaf=True) for key in batch.recording_ids}
+            losses = self.loss(batch, masks, rows, (self.seed, step))
+            losses.total.backward()
+        else:
+            losses = self.idle()
+        if self.accelerator.num_processes > 1:
+            sum_gradients(self.shared, self.accelerator)
+        factor = rate_factor(step, self.train.steps, self.optim)
+        if self.adamw is not None:
+            torch.nn.utils.clip_grad_norm_(self.shared, self.optim.clip)
+            for group in self.adamw.param_groups:
+                group["lr"] = self.optim.lr * factor
+            self.adamw.step()
+            self.adamw.zero_grad(set_to_none=True)
+        self.row_adam.step(rows, self.optim.row_lr * factor)
+        return losses
+
+    def loss(
+        self, batch: Batch, masks: Masks, rows: dict[str, Any] | None, seed: tuple[int, ...], **kwargs: Any
+    ) -> LossTerms:
+        """The joint loss of a batch, normalized over ranks."""
+        many = self.accelerator.num_processes > 1
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.train.precision == "bf16"):
+            return joint_loss(
+                self.model,
+                batch,
+                masks,
+                self.objective,
+                rows=rows,
+                seed=seed,
+                reduce=(lambda total: self.accelerator.reduce(total, "sum")) if many else (lambda total: total),
+                gather=gather_rows if many else (lambda rows: rows),
+                **kwargs,
+            )
+
+    def idle(self) -> LossTerms:
+        """Take part in the collectives of a step in which this rank has no window."""
+        key = self.owned[0]
+        reader = self.data.reader
+        batch, masks = _with_masks(reader, [self.data.train[key][0]], self.objective, (0,))
+        masks.spikes_predicted[:] = False
+        masks.covariates_predicted[:] = False
+        masks.schemes = ["none"]
+        losses = self.loss(batch.to(self.accelerator.device), masks.to(self.accelerator.device), None, (0,))
+        losses.total.backward()
+        return losses
+
+    @torch.no_grad()
+    def validate(self, step: int, speed: float) -> None:
+        """Measure the losses on the fixed validation windows and write a checkpoint."""
+        terms = self.validation_losses()
+        better = terms["loss"] < self.best_loss
+        self.best_loss = min(self.best_loss, terms["loss"])
+        self.stale = 0 if better else self.stale + 1
+        self.stopped = bool(self.train.patience and self.stale >= self.train.patience)
+        rate = {"windows_per_s": round(speed, 2), "lr": self.optim.lr * rate_factor(step, self.train.steps, self.optim)}
+        self.write({"step": step, "split": "val", **terms, **rate})
+        if self.folder is not None:
+            self.save(step, better)
+        elif better:
+            self.best_parameters = {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    def validation_losses(self) -> dict[str, float]:
+        """Mean of each term over the fixed validation windows, and of each modality by masking scheme.
+
+        One session at a time and without gathering, so the number of ranks and the batch size do not matter.
+        """
+        self.model.eval()
+        sums: dict[str, np.ndarray] = {}
+        weights: dict[str, float] = {}
+        chosen = spread(self.data.val, self.train.val_windows)
+        for recording_id in self.owned:
+            if not chosen.get(recording_id):
+                continue
+            seed = (self.seed, VALIDATION_STEP)
+            batch, masks = _with_masks(self.data.reader, chosen[recording_id], self.objective, seed)
+            schemes = np.array(masks.schemes)
+
+            def add(name: str, weight: float, tally: Tally, schemes: np.ndarray = schemes) -> None:
+                weights[name] = weight
+                pair = torch.stack([tally.total, tally.count]).double().cpu().numpy()
+                sums[name] = sums.get(name, 0) + pair.sum(axis=1)
+                if pair.shape[1] == len(schemes):
+                    for scheme in np.unique(schemes):
+                        key = f"{name}/{scheme}"
+                        sums[key] = sums.get(key, 0) + pair[:, schemes == scheme].sum(axis=1)
+
+            device = self.accelerator.device
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.train.precision == "bf16"):
+                joint_loss(self.model, batch.to(device), masks.to(device), self.objective, seed=seed, on_tally=add)
+        total: dict[str, np.ndarray] = {}
+        for part, part_weights in gather_object([(sums, weights)]):
+            weights |= part_weights
+            for name, value in part.items():
+                total[name] = total.get(name, 0) + value
+        means = {name: float(value[0] / value[1]) for name, value in sorted(total.items()) if value[1]}
+        return {"loss": sum(weight * means.get(name, 0.0) for name, weight in sorted(weights.items())), **means}
+
+    def save(self, step: int, better: bool) -> None:
+        """Write a checkpoint with the rows of all ranks."""
+        assert self.folder is not None
+        parts: dict[str, SessionPart] = {}
+        rows: dict[str, dict[str, torch.Tensor]] = {}
+        adapters = self.model.adapters
+        mine = (adapters.take(self.owned), self.row_adam.take(self.owned), torch.get_rng_state())
+        gathered = gather_object([mine])
+        if self.accelerator.is_main_process:
+            for part, moments, _ in gathered:
+                parts |= part
+                rows |= moments
+            whole = self.model
+            if self.accelerator.num_processes > 1:
+                whole = copy.deepcopy(self.model)
+                whole.keep_sessions([])
+                whole.add_parts({key: parts[key] for key in self.order})
+            state = {
+                "adamw": self.adamw.state_dict() if self.adamw is not None else {},
+                "rows": {key: rows[key] for key in self.order},
+                "generators": [generator for _, _, generator in gathered],
+                "best_loss": self.best_loss,
+                "stale": self.stale,
+                "stopped": self.stopped,
+            }
+            save_checkpoint(self.folder, step, whole, state, is_best=better)
+        self.accelerator.wait_for_everyone()
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Put a row into the log and to the trackers."""
+        self.log.write(row)
+        if self.accelerator.trackers:
+            numbers = {f"{row['split']}/{k}": v for k, v in row.items() if k not in ("step", "split")}
+            self.accelerator.log(numbers, step=row["step"])
+
+    def best(self) -> FoundationModel:
+        """The best model, with the rows of all ranks."""
+        if self.folder is not None:
+            self.accelerator.wait_for_everyone()
+            return best_model(self.folder)
+        if self.best_parameters is not None:
+            self.model.load_state_dict(self.best_parameters)
+        return self.model
+
+
+class Progress:
+    """A bar with rate and time left on a terminal, plain lines elsewhere; silent off the main process."""
+
+    def __init__(self, label: str, start: int, total: int, shown: bool) -> None:
+        self.label, self.total, self.shown = label, total, shown
+        self.bar = None
+        self.begun, self.start, self.last_line = time.perf_counter(), start, time.perf_counter()
+        if shown and sys.stderr.isatty():
+            self.bar = tqdm(total=total, initial=start, desc=label, unit="step", dynamic_ncols=True)
+
+    def update(self, step: int, loss: float, windows_per_s: float) -> None:
+        """Show the state after a step."""
+        if self.bar is not None:
+            self.bar.set_postfix(loss=f"{loss:.4f}", windows_per_s=f"{windows_per_s:.0f}", refresh=False)
+            self.bar.update(1)
+        elif self.shown and (step == self.total or time.perf_counter() - self.last_line > 10):
+            self.last_line = time.perf_counter()
+            left = (self.last_line - self.begun) / max(1, step - self.start) * (self.total - step)
+            rate = f"{windows_per_s:.0f} windows/s, {left:.0f} s left"
+            print(f"{self.label}: step {step}/{self.total}, loss {loss:.4f}, {rate}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def make_accelerator(train: TrainConfig, folder: Path | None) -> Accelerator:
+    """An accelerator with the trackers asked for; every rank of a launch calls this once."""
+    trackers = train.track if folder is not None else []
+    accelerator = Accelerator(log_with=trackers or None, project_dir=str(folder) if folder is not None else None)
+    if trackers:
+        accelerator.init_trackers("tensorboard" if trackers == ["tensorboard"] else "foundation")
+    return accelerator
+
+
+def spread(windows: dict[str, list[Window]], most: int) -> dict[str, list[Window]]:
+    """At most `most` windows, the same share of every session, evenly spaced."""
+    total = sum(len(value) for value in windows.values())
+    if total <= most:
+        return windows
+    chosen = {}
+    for key, value in windows.items():
+        count = max(1, round(len(value) * most / total)) if value else 0
+        chosen[key] = [value[i] for i in np.linspace(0, len(value) - 1, count).round().astype(int)]
+    return chosen
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter], accelerator: Accelerator) -> None:
+    """Sum gradients over ranks in one flat all-reduce; a missing gradient counts as zero."""
+    parameters = list(parameters)
+    if not parameters:
+        return
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+    flat = accelerator.reduce(flat, "sum")
+    first = 0
+    for parameter in parameters:
+        assert parameter.grad is not None
+        parameter.grad.copy_(flat[first : first + parameter.numel()].view_as(parameter))
+        first += parameter.numel()
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of all ranks, in rank order, with gradients back to their owners; ranks may hold different numbers."""
+    world = torch.distributed.get_world_size()
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.zeros_like(count) for _ in range(world)]
+    torch.distributed.all_gather(counts, count)
+    sizes = [int(c) for c in counts]
+    padded = torch.nn.functional.pad(rows, (0, 0, 0, max(sizes) - len(rows)))
+    if rows.requires_grad:
+        pieces = torch.distributed.nn.functional.all_gather(padded)
+    else:
+        pieces = [torch.empty_like(padded) for _ in range(world)]
+        torch.distributed.all_gather(list(pieces), padded.contiguous())
+    return torch.cat([piece[:size] for piece, size in zip(pieces, sizes)])
+
+
+def training_data(
+    reader: WindowReader, recording_ids: list[str], window_s: float, roles: Callable[[Recording], np.ndarray]
+) -> TrainingData:
+    """Train and validation windows of sessions.
+
+    Args:
+        reader: Opens the recordings.
+        recording_ids: Sessions.
+        window_s: Longest window, seconds.
+        roles: Gives a recording's roles per trial or stretch.
+    """
+    windows: dict[str, dict[str, list[Window]]] = {"train": {}, "val": {}}
+    for recording_id in recording_ids:
+        recording = reader.recording(recording_id)
+        given = roles(recording)
+        windows["train"][recording_id] = session_windows(recording, given, "train", reader.bin_size_s, window_s)
+        windows["val"][recording_id] = session_windows(recording, given, "val", reader.bin_size_s, window_s)
+    return TrainingData(reader, windows["train"], windows["val"])
+
+
+def add_sessions(model: FoundationModel, data: TrainingData, recording_ids: list[str], seed: int) -> None:
+    """Give sessions rows, whose statistics come from their train windows only.
+
+    Raises:
+        ValueError: A session has no train window.
+    """
+    for recording_id in recording_ids:
+        windows = data.train[recording_id]
+        if not windows:
+            raise ValueError(f"{recording_id}: no train window; the session is too short, or all trials are unusable")
+        recording = data.reader.recording(recording_id)
+        total, roots, bins = np.zeros(recording.num_units), np.zeros(recording.num_units), 0
+        for window in windows:
+            counts = bin_spikes(recording, window.start_s, window.num_bins, data.reader.bin_size_s)
+            total, roots = total + counts.sum(axis=0), roots + np.sqrt(counts).sum(axis=0)
+            bins += window.num_bins
+        model.add_session(
+            recording_id,
+            recording.info.subject_id,
+            recording.units["unit_id"].tolist(),
+            total / bins,
+            roots / bins,
+            seed,
+        )

@@ -1,0 +1,98 @@
+"""Fixtures shared by all tests: the real data, a small synthetic corpus, and a factory of hand-made recordings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_recipes.recipe import open_or_prepare
+from foundation.corpus import Corpus
+from foundation.recording import Covariate, CovariateSpec, Recording, RecordingInfo
+
+# pytest-xdist brings the parallelism. Also for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> None:
+    """One thread per test process; torch is not imported for tests that do without."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real recordings; the test is skipped where it does not exist."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("FOUNDATION_REAL_DATA", default))
+    if not path.is_dir():
+        pytest.skip(f"real recordings not found in {path}; set FOUNDATION_REAL_DATA to their folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def synthetic_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """4 animals, 1 session each, 12 to 30 units, 60 trials."""
+    out = tmp_path_factory.mktemp("synthetic_corpus")
+    return open_or_prepare("synthetic", out, num_subjects=4, num_units=20, num_trials=60, seed=1)
+
+
+@pytest.fixture
+def tiny_recording() -> Callable[..., Recording]:
+    """`tiny_recording(**fields)`: 3 units, 40 trials of 0.5 s, every kind of covariate; fields replace what is made."""
+    return _tiny_recording
+
+
+def _tiny_recording(session: str = "rat1_a", subject: str = "rat1", seed: int = 0, **fields: Any) -> Recording:
+    rng = np.random.default_rng(seed)
+    num_trials, stop = 40, 40.0
+    start = np.arange(num_trials) * 1.0 + 0.25
+    times = np.sort(rng.uniform(0, stop, 1200))
+    clock = np.arange(0, stop, 0.02)
+    position = rng.normal(size=(len(clock), 2)).astype(np.float32)
+    position[10:20] = np.nan
+    specs = {
+        "speed": CovariateSpec("speed", "continuous", "time", unit="m/s"),
+        "position": CovariateSpec("position", "continuous", "time", dim=2, unit="m"),
+        "state": CovariateSpec("state", "categorical", "time", num_classes=3),
+        "lick": CovariateSpec("lick", "event", "time"),
+        "choice": CovariateSpec("choice", "categorical", "trial", num_classes=2),
+        "contrast": CovariateSpec("contrast", "continuous", "trial", role="stimulus"),
+        "block": CovariateSpec("block", "categorical", "trial", num_classes=3, role="task"),
+    }
+    choice = rng.integers(0, 2, num_trials)
+    choice[3] = -1
+    covariates = {
+        "speed": Covariate.continuous(specs["speed"], rng.normal(size=len(clock)), clock),
+        "position": Covariate.continuous(specs["position"], position, clock),
+        "state": Covariate.categorical(specs["state"], rng.integers(0, 3, 100), np.sort(rng.uniform(0, stop, 100))),
+        "lick": Covariate.events(specs["lick"], rng.uniform(0, stop, 50)),
+        "choice": Covariate.categorical(specs["choice"], choice),
+        "contrast": Covariate.continuous(specs["contrast"], np.where(np.arange(num_trials) % 9, rng.normal(), np.nan)),
+        "block": Covariate.categorical(specs["block"], rng.integers(0, 3, num_trials)),
+    }
+    made = {
+        "info": RecordingInfo(f"tiny/{session}", subject, "test 1"),
+        "spike_times": times,
+        "spike_units": rng.integers(0, 3, len(times)).astype(np.int32),
+        "units": pd.DataFrame({"unit_id": [f"tiny/{session}/p/{i}" for i in range(3)], "region": ["CA1", "", "VISp"]}),
+        "trials": pd.DataFrame(
+            {
+                "start_s": start,
+                "stop_s": start + 0.5,
+                "usable": np.arange(num_trials) != 7,
+                "source_index": np.arange(num_trials),
+            }
+        ),
+        "domain": np.array([[0.0, 20.0], [20.0, stop]]),
+        "covariates": covariates,
+    }
+    return Recording(**(made | fields))
