@@ -15,9 +15,13 @@ _EDGE_S = 1e-9
 
 def check_bin_size(recording: Recording, bin_size_s: float) -> None:
     """Raise ValueError when the recording cannot be binned at `bin_size_s` seconds."""
+    if not 0 < bin_size_s < np.inf:
+        raise ValueError(
+            f"{recording.info.recording_id}: bin size {bin_size_s} s, expected a positive number of seconds"
+        )
     finest = recording.info.min_bin_size_s
     ratio = bin_size_s / finest if finest else 1.0
-    if bin_size_s <= 0 or ratio < 1 - 1e-6 or abs(ratio - round(ratio)) > 1e-6:
+    if ratio < 1 - 1e-6 or abs(ratio - round(ratio)) > 1e-6:
         raise ValueError(
             f"{recording.info.recording_id}: bin size {bin_size_s} s; its source only has counts in bins of "
             f"{finest} s, so give a whole multiple of that"
@@ -65,12 +69,13 @@ def bin_covariate(
     edges = start_s + bin_size_s * np.arange(num_bins + 1) - _EDGE_S
     cuts = times.searchsorted(edges)
     values = covariate.values.reshape(len(times), spec.dim)
+    if not len(times):
+        return np.zeros((num_bins, spec.dim), np.float32), np.zeros(num_bins, bool)
     if spec.resample == "last" or spec.kind == "categorical":
         last = cuts[1:] - 1
-        known = last >= 0
         row = np.maximum(last, 0)
-        observed = known & covariate.observed[row] if len(times) else known
-        return np.where(observed[:, None], values[row] if len(times) else 0, 0).astype(np.float32), observed
+        observed = (last >= 0) & covariate.observed[row]
+        return np.where(observed[:, None], values[row], 0).astype(np.float32), observed
     lo, hi = int(cuts[0]), int(cuts[-1])
     seen = covariate.observed[lo:hi]
     where = np.repeat(np.arange(num_bins), np.diff(cuts))[seen]

@@ -18,8 +18,8 @@ Scope = Literal["time", "trial"]
 Role = Literal["behavior", "stimulus", "task"]
 
 # Each part names a folder; hidden ones are those being written.
-_ID = re.compile(r"^[^\s/\\.][^\s/\\]*/[^\s/\\.][^\s/\\]*$")
-_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
+_ID = re.compile(r"[^\s/\\.][^\s/\\]*/[^\s/\\.][^\s/\\]*")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 class RecordingError(ValueError):
@@ -66,7 +66,7 @@ class CovariateSpec:
                 raise RecordingError(
                     f"covariate {self.name!r}: {key} is {getattr(self, key)!r}, expected one of {options}"
                 )
-        if not _NAME.match(self.name):
+        if not _NAME.fullmatch(self.name):
             raise RecordingError(
                 f"covariate name {self.name!r}: expected letters, digits and '_', starting with a letter"
             )
@@ -223,7 +223,7 @@ def _fail(recording: Recording, where: str, got: Any, expected: str) -> None:
 
 
 def _validate_identity(r: Recording) -> None:
-    if not _ID.match(r.info.recording_id) or ".." in r.info.recording_id:
+    if not _ID.fullmatch(r.info.recording_id) or ".." in r.info.recording_id:
         _fail(
             r, "recording_id", repr(r.info.recording_id), "'<dataset>/<session>' without spaces, '..' or a leading '.'"
         )

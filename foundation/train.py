@@ -122,6 +122,7 @@ def fit(
     trainable: Trainable = "all",
     accelerator: Accelerator | None = None,
     label: str = "train",
+    log: Path | None = None,
 ) -> FoundationModel:
     """Train a model and return its best state by validation loss.
 
@@ -136,13 +137,14 @@ def fit(
         trainable: `adapters` leaves trunk and heads bit-identical.
         accelerator: Of the launch; by default a new one.
         label: Of the progress bar.
+        log: Where to write losses; by default `metrics.jsonl` in the run folder, if there is one.
     """
     accelerator = accelerator or make_accelerator(train, folder)
     state: dict[str, Any] = {}
     if folder is not None and (saved := last_checkpoint(folder)) is not None:
         model, state = saved
     loop = _Loop(model, data, objective, optim, train, seed, folder, trainable, accelerator)
-    loop.restore(state)
+    loop.restore(state, log or (folder / "metrics.jsonl" if folder is not None else None))
     loop.run(label)
     return loop.best()
 
@@ -192,12 +194,12 @@ class _Loop:
         self.best_parameters: dict[str, torch.Tensor] | None = None
         self.log = MetricsLog(None, 0)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], log: Path | None) -> None:
         """Continue from a checkpoint's state; an empty one starts afresh."""
         step, rank = int(state.get("step", 0)), self.accelerator.process_index
         self.sampler.step = step
-        if self.folder is not None and self.accelerator.is_main_process:
-            self.log = MetricsLog(self.folder / "metrics.jsonl", step)
+        if log is not None and self.accelerator.is_main_process:
+            self.log = MetricsLog(log, step)
         generators = state.get("generators", [])
         # Only dropout draws from torch's generator; a rank that did not exist before starts a stream of its own.
         if rank < len(generators):

@@ -48,6 +48,7 @@ MALFORMED: list[tuple[str, str, Callable[[Recording], Recording]]] = [
     ("id with two slashes", "recording_id", with_info(recording_id="a/b/c")),
     ("id that leaves the folder", "recording_id", with_info(recording_id="../b")),
     ("id of a hidden folder", "recording_id", with_info(recording_id="a/.b")),
+    ("id with a line end", "recording_id", with_info(recording_id="a/b\n")),
     ("id with a space", "recording_id", with_info(recording_id="a/b c")),
     ("no subject", "subject_id", with_info(subject_id="")),
     ("negative bin", "min_bin_size_s", with_info(min_bin_size_s=-0.01)),
