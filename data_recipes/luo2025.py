@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.io
+from scipy.io.matlab import MatReadError
 
 from foundation.recording import Covariate, CovariateSpec, Recording, RecordingInfo
 
@@ -78,7 +79,7 @@ def read(path: str) -> Recording:
         # squeeze_me turns a single click into a scalar; np.atleast_1d below undoes that.
         raw = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)
         trials, neurons = np.atleast_1d(raw["trials"]), np.atleast_1d(raw["neurons"])
-    except (KeyError, ValueError, TypeError, NotImplementedError, OSError) as error:
+    except (KeyError, ValueError, TypeError, NotImplementedError, OSError, MatReadError) as error:
         raise ValueError(f"{path}: not a luo2025 recording ({error}); expected a MATLAB v5 file") from error
     start = np.array([trial.stereoclick_time_s for trial in trials], dtype=float)
     steps = np.array([trial.ntimesteps for trial in trials], dtype=int)

@@ -31,14 +31,14 @@ VERSION = 1
 
 # Standard deviation of the loadings on each task latent.
 COUPLING = {
-    "VISp": (0.9, 0.05, 0.2, 0.0, 0.2),
-    "CA1": (0.0, 0.05, 0.3, 0.3, 0.1),
-    "MOs": (0.1, 0.3, 0.6, 0.2, 0.1),
-    "TH": (0.3, 0.05, 0.8, 0.0, 0.3),
+    "VISp": (0.9, 0.05, 0.2, 0.0, 0.25),
+    "CA1": (0.0, 0.05, 0.3, 0.3, 0.25),
+    "MOs": (0.1, 0.35, 0.6, 0.2, 0.25),
+    "TH": (0.3, 0.05, 0.8, 0.0, 0.35),
 }
 # Decay time in seconds and frequency in Hz of the two latents private to a region.
 DYNAMICS = {"VISp": (0.04, 0.0), "CA1": (0.5, 7.0), "MOs": (0.6, 0.0), "TH": (0.25, 12.0)}
-PRIVATE_COUPLING = 0.35
+PRIVATE_COUPLING = 0.5
 DRIFT_SD = 0.15
 
 

@@ -61,6 +61,8 @@ class TrialExample:
                 f"example {self.session}: counts {shape} and rates {np.shape(self.rates)}; expected (R, T, U) with "
                 f"R = {expected[0]} conditions and U = {expected[2]} unit names"
             )
+        if 0 in expected or np.isnan(self.counts).all():
+            raise ValueError(f"example {self.session}: counts {shape} without data; leave the session out")
         if not (np.isnan(self.counts) == np.isnan(self.rates)).all():
             raise ValueError(
                 f"example {self.session}: counts and rates end at different bins; put NaN at the same ones"
@@ -89,8 +91,8 @@ class EmbeddingExample:
     def __post_init__(self) -> None:
         """Reject arrays that do not fit together."""
         points = np.asarray(self.points, dtype=float)
-        if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
-            raise ValueError(f"embedding {self.name!r}: points {points.shape}, expected (P, 3) finite numbers")
+        if points.ndim != 2 or points.shape[1] != 3 or not len(points) or not np.isfinite(points).all():
+            raise ValueError(f"embedding {self.name!r}: points {points.shape}, expected (P, 3) finite numbers, P >= 1")
         for name, values in self.labels.items():
             if np.shape(values) != (len(points),):
                 raise ValueError(

@@ -1,6 +1,6 @@
 """The metrics of the evaluation protocol (section 2) as pure functions of arrays; no files, models or sessions.
 
-Names carry the convention: `bps` is against the mean count of the TRAIN rows, `bps_nlb` and `d2` against the mean of
+Names carry the convention: `bps` and `d2` are against the mean count of the TRAIN rows, `bps_nlb` against that of
 the TEST rows. A non-finite prediction where a score is asked for is an error, never left out of a mean.
 """
 
@@ -74,20 +74,23 @@ def poisson_deviance(rate: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.asarray(2 * (saturated - poisson_log_likelihood(rate, counts)))
 
 
-def d2(rate: np.ndarray, counts: np.ndarray) -> float:
-    """1 - deviance / deviance of each unit's test mean, deviances summed over units before the ratio.
+def d2(rate: np.ndarray, counts: np.ndarray, null_rate: np.ndarray) -> float:
+    """1 - deviance / deviance of the null, each summed over units before the ratio.
 
-    For one unit this is scikit-learn's `d2_tweedie_score(power=1)`.
+    Args:
+        rate: `(R, U)` expected count per bin.
+        counts: `(R, U)`.
+        null_rate: `(U,)`. With the mean of `counts` and one unit this is scikit-learn's `d2_tweedie_score(power=1)`;
+            the protocol takes the train mean, as for `bps`.
     """
-    null = np.asarray(counts, dtype=float).mean(axis=0)
-    return float(1 - poisson_deviance(rate, counts).sum() / poisson_deviance(null, counts).sum())
+    return float(1 - poisson_deviance(rate, counts).sum() / poisson_deviance(null_rate, counts).sum())
 
 
-def d2_of_units(rate: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """`d2` of each unit alone, `(U,)`; NaN for a unit without spikes or without variance."""
-    null = poisson_deviance(np.asarray(counts, dtype=float).mean(axis=0), counts)
+def d2_of_units(rate: np.ndarray, counts: np.ndarray, null_rate: np.ndarray) -> np.ndarray:
+    """`d2` of each unit alone, `(U,)`; NaN for a unit whose null has no deviance."""
+    null = poisson_deviance(null_rate, counts)
     deviance = poisson_deviance(rate, counts)
-    return 1 - np.divide(deviance, null, out=np.full(len(null), np.nan), where=null > 0)
+    return np.asarray(1 - np.divide(deviance, null, out=np.full(len(null), np.nan), where=null > 0))
 
 
 def r2(truth: np.ndarray, value: np.ndarray) -> float:

@@ -1,12 +1,11 @@
 """The region probe: which brain region a unit of an unseen animal sits in, told from one vector per unit.
 
-Vectors of any origin (a model's embeddings, classical statistics) go through the same code, with the same controls, nulls
-and leak meters (protocol, section 4). Does not compute the vectors, and does not write files.
+Vectors of any origin (a model's embeddings, classical statistics) go through the same code, with the same controls,
+nulls and leak meters (protocol, section 4). Does not compute the vectors, and does not write files.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -22,57 +21,22 @@ from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, StratifiedKFol
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from eval.region_scores import RegionPrediction, score_regions
+from eval.probe_table import (
+    MIN_UNITS_OF_CLASS,
+    Fold,
+    ProbeTable,
+    derive_groups,
+    frequent_regions,
+    group_folds,
+    pooled_folds,
+    probe_table,
+)
+from eval.region_scores import RegionPrediction, score_regions, session_names
 
-# A region counts in an animal with at least this many units there; an animal is averaged with at least so many units.
-MIN_UNITS_OF_CLASS = 3
+# An animal enters a mean with at least so many units.
 MIN_UNITS_AVERAGED = 20
-_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 _DEFAULT_PENALTY = 0.1
-
-
-@dataclass(frozen=True)
-class ProbeTable:
-    """One row per unit with a known region, sessions one after the other, units of a session in random order.
-
-    Attributes:
-        features: `(M, D)` float64.
-        region: `(M,)` names.
-        subject: `(M,)` animals.
-        session: `(M,)` recording ids.
-        unit: `(M,)` 0-based position of the unit in the source. For output and the leak meter; never a feature.
-    """
-
-    features: np.ndarray
-    region: np.ndarray
-    subject: np.ndarray
-    session: np.ndarray
-    unit: np.ndarray
-
-    def where(self, mask: np.ndarray) -> ProbeTable:
-        """The rows of a mask `(M,)`."""
-        return ProbeTable(
-            self.features[mask], self.region[mask], self.subject[mask], self.session[mask], self.unit[mask]
-        )
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Train a probe on some animals, test it on others.
-
-    Attributes:
-        protocol: `group` (leave one animal out inside a group; the main score) or `pooled`.
-        group: Name of the group, made of its regions.
-        train: Animals.
-        test: Animals.
-        classes: Regions on both sides, sorted.
-    """
-
-    protocol: str
-    group: str
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -167,88 +131,12 @@ def probe_regions(
     return RegionResult(frame, session_identity(table, seed), predictions, confusion)
 
 
-def probe_table(
-    embeddings: Mapping[str, np.ndarray], units: Mapping[str, pd.DataFrame], subjects: Mapping[str, str]
-) -> ProbeTable:
-    """Stack the units with a region, permuted within each session by a seed made of the recording id.
-
-    Raises:
-        ValueError: Ids, shapes or widths that do not fit, values that are not finite, or no unit with a region.
-    """
-    parts = []
-    for key in sorted(embeddings):
-        if key not in units or key not in subjects:
-            raise ValueError(f"{key}: has vectors but no units table or subject; give all three for every recording")
-        vectors, region = np.asarray(embeddings[key], dtype=np.float64), units[key]["region"].to_numpy(str)
-        if vectors.ndim != 2 or len(vectors) != len(region):
-            raise ValueError(f"{key}: vectors of shape {vectors.shape}, expected ({len(region)}, D), one row per unit")
-        if not np.isfinite(vectors).all():
-            raise ValueError(f"{key}: {int((~np.isfinite(vectors)).sum())} values are not finite; mend them first")
-        source = units[key].get("source_index", pd.Series(range(len(region)))).to_numpy(np.int64)
-        order = np.random.default_rng(zlib.crc32(key.encode())).permutation(len(region))
-        order = order[region[order] != ""]
-        names = [np.full(len(order), name) for name in (subjects[key], key)]
-        parts.append(ProbeTable(vectors[order], region[order], names[0], names[1], source[order]))
-    if widths := sorted({part.features.shape[1] for part in parts})[1:]:
-        raise ValueError(f"recordings have vectors of other widths ({widths}); give every unit the same dimensions")
-    if not sum(len(part.region) for part in parts):
-        raise ValueError("no unit has a region; the probe needs units tables with a filled 'region'")
-    fields = ("features", "region", "subject", "session", "unit")
-    return ProbeTable(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
-
-
-def derive_groups(table: ProbeTable) -> list[list[str]]:
-    """Groups of animals recorded in much the same regions.
-
-    An animal joins the first group with every member of which it shares at least two regions and more than half of the
-    regions that either has; animals left alone are in no group.
-    """
-    regions = {name: _regions(table.region[table.subject == name]) for name in sorted(set(table.subject))}
-    groups: list[list[str]] = []
-    for name, mine in regions.items():
-        for group in groups:
-            shared = [(len(mine & regions[other]), len(mine | regions[other])) for other in group]
-            if all(both >= 2 and both > either / 2 for both, either in shared):
-                group.append(name)
-                break
-        else:
-            groups.append([name])
-    return [group for group in groups if len(group) > 1]
-
-
-def group_folds(table: ProbeTable, groups: Sequence[Sequence[str]]) -> list[Fold]:
-    """Leave one animal out inside each group, on the regions that both sides have.
-
-    Raises:
-        ValueError: A group names an animal that is not in the table.
-    """
-    folds = []
-    for group in groups:
-        if unknown := sorted(set(group) - set(table.subject)):
-            raise ValueError(f"groups name {unknown}; the animals are {sorted(set(table.subject))}")
-        for left_out in group:
-            rest = tuple(name for name in group if name != left_out)
-            fold = _fold(table, "group", rest, (left_out,))
-            if len(fold.classes) >= 2:
-                folds.append(fold)
-    return folds
-
-
-def pooled_folds(table: ProbeTable, train_subjects: Sequence[str]) -> list[Fold]:
-    """Train on the pretraining animals, test on all others; empty where nobody is left or nothing is shared."""
-    train = tuple(name for name in train_subjects if name in table.subject)
-    test = tuple(sorted(set(table.subject) - set(train)))
-    if not train or not test:
-        return []
-    fold = _fold(table, "pooled", train, test)
-    return [fold] if len(fold.classes) >= 2 else []
-
-
 def fit_logistic(train: ProbeTable, seed: int = 0) -> ClassifierMixin:
     """StandardScaler and class-balanced logistic regression, its C chosen by leaving training animals out.
 
-    Where fewer than two training animals are large enough to be left out, sessions are left out in five folds instead;
-    where that fails too, C is 0.1.
+    The smallest C within one standard error of the best (Breiman et al. 1984): weak penalties win inside a set of
+    similar animals and lose on one that differs. Where fewer than two training animals are large enough to be left out,
+    sessions are left out in five folds instead; where that fails too, C is 0.1.
     """
     folds = inner_folds(train)
     if not folds:
@@ -260,8 +148,11 @@ def fit_logistic(train: ProbeTable, seed: int = 0) -> ClassifierMixin:
             probe = _logistic(penalty, seed).fit(train.features[fit], train.region[fit])
             truth, answer = train.region[test], probe.predict(train.features[test])
             fold_scores.append(f1_score(truth, answer, labels=np.unique(truth), average="macro", zero_division=0))
-        scores.append(np.mean(fold_scores))
-    return _logistic(_PENALTIES[int(np.argmax(scores))], seed).fit(train.features, train.region)
+        scores.append(fold_scores)
+    mean, error = np.mean(scores, axis=1), np.std(scores, axis=1, ddof=1) / np.sqrt(len(folds))
+    best = int(mean.argmax())
+    chosen = int(np.argmax(mean >= mean[best] - error[best]))
+    return _logistic(_PENALTIES[chosen], seed).fit(train.features, train.region)
 
 
 def fit_forest(train: ProbeTable, seed: int = 0) -> ClassifierMixin:
@@ -279,8 +170,10 @@ def inner_folds(train: ProbeTable) -> list[tuple[np.ndarray, np.ndarray]]:
     """Row indices to fit and to test on while choosing hyper-parameters: by animal, else by session, else none."""
 
     def usable(fit: np.ndarray, test: np.ndarray) -> bool:
-        tested = _regions(train.region[test])
-        return len(test) >= MIN_UNITS_AVERAGED and len(tested) >= 2 and tested <= _regions(train.region[fit], 10)
+        tested = frequent_regions(train.region[test])
+        return (
+            len(test) >= MIN_UNITS_AVERAGED and len(tested) >= 2 and tested <= frequent_regions(train.region[fit], 10)
+        )
 
     by_animal, by_session = [], []
     if len(set(train.subject)) > 1:
@@ -313,7 +206,7 @@ def predict_folds(
         test = table.where(known & np.isin(table.subject, fold.test))
         prob = np.zeros((len(test.unit), len(classes)))
         prob[:, np.searchsorted(classes, probe.classes_)] = probe.predict_proba(test.features)
-        sessions.append(test.session)
+        sessions.append(session_names(test.session))
         units.append(test.unit)
         probs.append(prob)
     return RegionPrediction(np.array(classes), np.concatenate(sessions), np.concatenate(units), np.concatenate(probs))
@@ -361,13 +254,13 @@ def session_identity(table: ProbeTable, seed: int = 0, max_pairs: int = 30) -> p
     rows = []
     for kind, all_pairs in pairs.items():
         drawn = rng.permutation(len(all_pairs))[:max_pairs]
-        scores = [_tell_apart(table, *all_pairs[k], seed) for k in drawn]
+        scores = [_tell_apart(table, *all_pairs[int(k)], seed=seed) for k in drawn]
         mean = float(np.mean(scores)) if scores else np.nan
         rows.append({"pairs": kind, "balanced_accuracy": mean, "chance": 0.5, "num_pairs": len(scores)})
     return pd.DataFrame(rows)
 
 
-def _tell_apart(table: ProbeTable, region: str, a: str, b: str, seed: int) -> float:
+def _tell_apart(table: ProbeTable, region: str, a: str, b: str, *, seed: int) -> float:
     rows = table.where((table.region == region) & np.isin(table.session, (a, b)))
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     answer = cross_val_predict(_logistic(_DEFAULT_PENALTY, seed), rows.features, rows.session, cv=folds)
@@ -378,18 +271,6 @@ def _logistic(penalty: float, seed: int) -> ClassifierMixin:
     return make_pipeline(
         StandardScaler(), LogisticRegression(C=penalty, class_weight="balanced", max_iter=2000, random_state=seed)
     )
-
-
-def _regions(region: np.ndarray, at_least: int = MIN_UNITS_OF_CLASS) -> set[str]:
-    """Names that occur often enough."""
-    names, numbers = np.unique(region, return_counts=True)
-    return set(names[numbers >= at_least].tolist())
-
-
-def _fold(table: ProbeTable, protocol: str, train: Sequence[str], test: Sequence[str]) -> Fold:
-    both = [_regions(table.region[np.isin(table.subject, side)]) for side in (train, test)]
-    classes = tuple(sorted(both[0] & both[1]))
-    return Fold(protocol, "/".join(classes), tuple(train), tuple(test), classes)
 
 
 def _index_features(session: np.ndarray, position: np.ndarray) -> np.ndarray:

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
+from sklearn.metrics import confusion_matrix, f1_score, recall_score
 
 NUM_DRAWS = 1000
 
 
 @dataclass(frozen=True)
 class RegionPrediction:
-    """Prediction in the form of protocol section 5.
+    """Prediction in the form of protocol section 5; `vars` of it are the arrays of a prediction file.
 
     Attributes:
         classes: `(K,)` region names.
-        session_of_unit: `(M,)` recording ids.
+        session_of_unit: `(M,)` session names, without the dataset.
         unit: `(M,)` 0-based position of the unit in the source.
         prob: `(M, K)`; 0 for regions that were not on offer.
     """
@@ -41,7 +41,7 @@ def score_regions(
     Args:
         prediction: May hold more rows and classes than are scored.
         region: `(M,)` true regions of the scored units, each one of `classes`.
-        session: `(M,)` their recording ids.
+        session: `(M,)` their recording ids, or session names.
         unit: `(M,)` their positions in the source.
         classes: Regions on offer; the most probable of these is the answer.
         seed: Of the bootstrap and the permutations.
@@ -70,11 +70,7 @@ def score_regions(
         "macro_f1": score,
         "low": float(np.quantile(spread, 0.025)),
         "high": float(np.quantile(spread, 0.975)),
-        "balanced_accuracy": float(
-            np.mean([np.mean(answer[truth == k] == k) for k in present])
-            if len(np.setdiff1d(answer, present))
-            else balanced_accuracy_score(truth, answer)
-        ),
+        "balanced_accuracy": float(recall_score(truth, answer, labels=present, average="macro", zero_division=0)),
         "chance": 1 / len(present),
         "null_mean": float(null.mean()),
         "null_95": float(np.quantile(null, 0.95)),
@@ -83,6 +79,11 @@ def score_regions(
     }
     counts = confusion_matrix(truth, answer, labels=np.arange(len(classes)))
     return row, pd.DataFrame(counts, index=list(classes), columns=list(classes))
+
+
+def session_names(ids: np.ndarray) -> np.ndarray:
+    """Recording ids `(M,)` without the dataset."""
+    return np.array([str(name).split("/")[-1] for name in ids], dtype=str)
 
 
 def macro_f1_of_draws(truth: np.ndarray, answer: np.ndarray, present: np.ndarray, num_classes: int) -> np.ndarray:
@@ -108,8 +109,11 @@ def _answers(
     """Index into `classes (M,)` of the most probable class of each scored unit."""
     if missing := sorted(set(classes) - set(prediction.classes.tolist())):
         raise ValueError(f"the prediction has no column for {missing}; its classes are {prediction.classes.tolist()}")
-    row_of = {key: row for row, key in enumerate(zip(prediction.session_of_unit.tolist(), prediction.unit.tolist()))}
-    wanted = list(zip(session.tolist(), unit.tolist()))
+    row_of = {
+        key: row
+        for row, key in enumerate(zip(session_names(prediction.session_of_unit).tolist(), prediction.unit.tolist()))
+    }
+    wanted = list(zip(session_names(session).tolist(), unit.tolist()))
     if absent := [key for key in wanted if key not in row_of]:
         raise ValueError(f"{len(absent)} scored units have no prediction, such as {absent[0]}; predict every unit")
     columns = [prediction.classes.tolist().index(name) for name in classes]

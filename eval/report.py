@@ -59,7 +59,7 @@ def write_report(run: str | Path, results: str | Path, out: str | Path) -> Path:
     sections = [
         Section("verdict", "Verdict", "What the numbers say", verdict(rows)),
         *[task_section(part) for part in tasks(rows)],
-        Section("confusion", "Regions", "Which regions are taken for which", _confusions(rows, examples)),
+        Section("confusion", "Confusions", "Which regions are taken for which", _confusions(rows, examples)),
         Section("trials", "Trials", "Recorded and predicted activity", _trials(examples)),
         Section("traces", "Traces", "Decoded against true behavior", _traces(examples)),
         Section("embedding", "Embedding", "Embedding in three dimensions", _embedding(examples)),
@@ -212,12 +212,12 @@ def _methods(rows: pd.DataFrame) -> str:
         "<p>Every score is computed per session. Seeds, and in the few-shot track random draws of trials, are averaged "
         "within a session first. Means over sessions carry a percentile bootstrap over sessions (5,000 samples); means "
         "of animal means a two-level bootstrap (animals, then sessions within each). Models are compared by paired "
-        "per-session differences under the same bootstrap. With a handful of sessions or animals these intervals are "
-        "too narrow rather than too wide, and with many comparisons some exclude 0 by chance. Hence the claim rule "
-        "asks for the same sign in every held-out animal.</p>"
+        "per-session differences under the same bootstrap. With a handful of sessions the session interval is rather "
+        "too narrow, and with many comparisons some intervals exclude 0 by chance. Hence the claim rule asks for the "
+        "same sign in every held-out animal.</p>"
         "<p><strong>Interleaved</strong> split: test blocks of trials lie between training blocks, so a model may "
         "interpolate slow drift. <strong>Temporal</strong> split: the last fifth of the session is the test set, which "
-        "is harder. Baselines and nulls get the same sessions, units, bins and trials.</p>" + listed
+        "is harder. The protocol gives baselines and nulls the same sessions, units, bins and trials.</p>" + listed
     )
 
 

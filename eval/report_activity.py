@@ -6,14 +6,12 @@ than a few hundred points per trace.
 
 from __future__ import annotations
 
-from html import escape
-
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from eval.examples import ConfusionExample, EmbeddingExample, TrialExample
-from eval.report_figures import ACCENT, FAINT, MAX_POINTS, PALETTE, TEXT, finish
+from eval.report_figures import ACCENT, FAINT, MAX_POINTS, PALETTE, TEXT, finish, plain
 
 MAX_TRIALS, MAX_UNITS, MAX_EMBEDDING, MAX_CLASSES = 40, 4, 1500, 8
 
@@ -27,7 +25,7 @@ def busiest(example: TrialExample) -> list[int]:
 def psth(example: TrialExample) -> go.Figure:
     """Recorded (solid) and predicted (dashed) trial averages by condition, for the units with the most spikes."""
     units = busiest(example)
-    fig = make_subplots(cols=len(units), subplot_titles=[escape(example.units[u]) for u in units], shared_xaxes=True)
+    fig = make_subplots(cols=len(units), subplot_titles=[plain(example.units[u], 24) for u in units])
     conditions = list(dict.fromkeys(example.condition))[:MAX_CLASSES]
     for col, unit in enumerate(units, start=1):
         for k, condition in enumerate(conditions):
@@ -38,7 +36,7 @@ def psth(example: TrialExample) -> go.Figure:
                     x=time,
                     y=mean,
                     mode="lines",
-                    name=f"{escape(condition)}, {name}",
+                    name=f"{plain(condition)}, {name}",
                     line={"color": PALETTE[k], "dash": dash, "width": 2.5 if dash == "dash" else 1.5},
                     showlegend=col == 1,
                     legendgroup=f"{condition}{name}",
@@ -48,7 +46,8 @@ def psth(example: TrialExample) -> go.Figure:
     fig.update_xaxes(title_text="time in trial (s)")
     fig.update_yaxes(title_text="rate (spikes/s)", col=1)
     fig.update_yaxes(rangemode="tozero")
-    return finish(fig, 340, top=90)
+    fig.update_xaxes(rangemode="tozero")
+    return finish(fig, 360, top=84)
 
 
 def single_trials(example: TrialExample, unit: int) -> go.Figure:
@@ -63,13 +62,14 @@ def single_trials(example: TrialExample, unit: int) -> go.Figure:
     time = (np.arange(counts.shape[1]) + 0.5) * width_s
     titles = (f"recorded, spikes per {width_s * 1000:g}-ms bin", "predicted rate (spikes/s)")
     fig = make_subplots(cols=2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.12)
-    labels = [escape(example.condition[i]) for i in order]
-    for col, (values, scale) in enumerate(((counts, "Greys_r"), (rates, "Viridis")), start=1):
+    labels = [plain(example.condition[i]) for i in order]
+    for col, (values, scale) in enumerate(((counts, [[0, "#1b2730"], [1, "#ffffff"]]), (rates, "Viridis")), start=1):
         fig.add_heatmap(
             x=time.astype(np.float32),
             z=values.astype(np.float32),
             colorscale=scale,
-            zmin=0,
+            zmin=0.0 if col == 1 else float(np.nanmin(values)),
+            zmax=float(np.nanmax(values)),
             colorbar={"x": 0.45 if col == 1 else 1.01, "thickness": 10, "outlinewidth": 0, "len": 0.9},
             hovertemplate="%{x:.2f} s, row %{y}: %{z:.3f}<extra></extra>",
             row=1,
@@ -81,7 +81,7 @@ def single_trials(example: TrialExample, unit: int) -> go.Figure:
     starts = [k for k in range(len(labels)) if k == 0 or labels[k] != labels[k - 1]]
     centers = [(a + b - 1) / 2 for a, b in zip(starts, [*starts[1:], len(labels)])]
     fig.update_xaxes(title_text="time in trial (s)", showgrid=False)
-    fig.update_yaxes(showgrid=False)
+    fig.update_yaxes(showgrid=False, ticks="")
     fig.update_yaxes(title_text="trials", tickvals=centers, ticktext=[labels[k] for k in starts], col=1)
     return finish(fig, 400, top=50)
 
@@ -100,8 +100,9 @@ def traces(example: TrialExample, name: str) -> go.Figure:
     fig = make_subplots(
         rows=max(1, -(-len(chosen) // cols)),
         cols=cols,
+        shared_xaxes="all",
         shared_yaxes="all",
-        subplot_titles=[f"trial {i}: {escape(example.condition[i])}" for i in chosen],
+        subplot_titles=[f"trial {i}: {plain(example.condition[i])}" for i in chosen],
         vertical_spacing=0.2,
         horizontal_spacing=0.03,
     )
@@ -116,9 +117,10 @@ def traces(example: TrialExample, name: str) -> go.Figure:
             shown = {"name": label, "legendgroup": label, "showlegend": k == 0}
             fig.add_scatter(x=time[kept], y=part[kept], mode="lines", line=line, **shown, **place)
     rows = max(1, -(-len(chosen) // cols))
+    fig.update_xaxes(rangemode="tozero")
     fig.update_xaxes(title_text="time in trial (s)", row=rows)
-    fig.update_yaxes(title_text=escape(name), col=1)
-    return finish(fig, 130 + 200 * rows, top=80)
+    fig.update_yaxes(title_text=plain(name), col=1)
+    return finish(fig, 150 + 200 * rows, top=84)
 
 
 def embedding(example: EmbeddingExample, label: str) -> go.Figure:
@@ -127,7 +129,7 @@ def embedding(example: EmbeddingExample, label: str) -> go.Figure:
     points, values = np.asarray(example.points, np.float32)[keep], np.asarray(example.labels[label])[keep]
     fig = go.Figure()
     if values.dtype.kind in "fiu":
-        bar = {"title": {"text": escape(label), "side": "right"}, "thickness": 12, "outlinewidth": 0, "len": 0.7}
+        bar = {"title": {"text": plain(label), "side": "right"}, "thickness": 12, "outlinewidth": 0, "len": 0.7}
         color = values.astype(np.float32)
         groups = [("", np.ones(len(points), bool), {"color": color, "colorscale": "Viridis", "colorbar": bar})]
     else:
@@ -141,10 +143,12 @@ def embedding(example: EmbeddingExample, label: str) -> go.Figure:
     for name, rows, marker in groups:
         x, y, z = points[rows].T
         marker = {"size": 3, "opacity": 0.85, **marker}
-        fig.add_scatter3d(x=x, y=y, z=z, name=escape(name), mode="markers", marker=marker, hoverinfo="name")
+        fig.add_scatter3d(x=x, y=y, z=z, name=plain(name), mode="markers", marker=marker, hoverinfo="name")
     axes = {f"{axis}axis": {"title": {"text": f"dimension {k}"}} for k, axis in enumerate("xyz", start=1)}
-    fig.update_layout(scene={**axes, "aspectmode": "cube"}, uirevision="camera", showlegend=len(groups) > 1)
-    fig.update_layout(legend={"itemsizing": "constant"})
+    camera = {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.15}}
+    scene = {**axes, "aspectmode": "cube", "camera": camera}
+    fig.update_layout(scene=scene, uirevision="camera", showlegend=len(groups) > 1)
+    fig.update_layout(legend={"itemsizing": "constant"}, margin={"b": 10, "l": 10})
     return finish(fig, 560)
 
 
@@ -152,7 +156,7 @@ def confusion(example: ConfusionExample) -> go.Figure:
     """Share of each true class by predicted class, with the number of cases written in."""
     counts = np.asarray(example.counts, float)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [escape(name) for name in example.classes]
+    names = [plain(name) for name in example.classes]
     fig = go.Figure()
     fig.add_heatmap(
         x=names,
@@ -168,7 +172,8 @@ def confusion(example: ConfusionExample) -> go.Figure:
     )
     fig.update_xaxes(title_text="predicted", showgrid=False, constrain="domain")
     fig.update_yaxes(title_text="true", showgrid=False, autorange="reversed", scaleanchor="x", constrain="domain")
-    return finish(fig, 170 + 46 * max(4, len(names)), top=20)
+    side = 54 * max(4, len(names))
+    return finish(fig, 110 + side, top=40).update_layout(width=270 + side)
 
 
 def _stretches(values: np.ndarray, stretch: int) -> np.ndarray:

@@ -67,7 +67,13 @@ def template() -> dict[str, Any]:
             "font": {"color": TEXT, "family": "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif", "size": 13},
             "colorway": list(PALETTE),
             "margin": {"l": 60, "r": 20, "t": 46, "b": 50},
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "bgcolor": "rgba(0,0,0,0)"},
+            "legend": {
+                "orientation": "h",
+                "yref": "container",
+                "y": 0.99,
+                "yanchor": "top",
+                "bgcolor": "rgba(0,0,0,0)",
+            },
             "hoverlabel": {"font": {"family": "ui-monospace, 'DejaVu Sans Mono', monospace"}},
             "xaxis": _axis(),
             "yaxis": _axis(),
@@ -77,9 +83,14 @@ def template() -> dict[str, Any]:
     }
 
 
+def plain(text: str, most: int = 48) -> str:
+    """Text for a figure: cut to `most` characters, and escaped for plotly, which reads some HTML."""
+    return escape(text if len(text) <= most else text[: most - 1] + "…", quote=False)
+
+
 def metric_title(metric: str) -> str:
     """Axis title of a metric: its name with the unit where it is known."""
-    return METRIC_TITLES.get(metric, escape(metric))
+    return METRIC_TITLES.get(metric, plain(metric))
 
 
 def training_curves(history: pd.DataFrame, terms: list[str]) -> go.Figure:
@@ -100,10 +111,10 @@ def training_curves(history: pd.DataFrame, terms: list[str]) -> go.Figure:
     for k, term in enumerate(terms):
         x, y = _curve(history[history["split"] == where], term)
         line = {"color": PALETTE[(k + 1) % len(PALETTE)], "width": 2, "dash": "solid" if k < 7 else "dot"}
-        fig.add_scatter(x=x, y=y, name=escape(term), mode=_mode(x), line=line, row=1, col=2)
+        fig.add_scatter(x=x, y=y, name=plain(term), mode=_mode(x), line=line, row=1, col=2)
     fig.update_xaxes(title_text="optimizer step", rangemode="tozero")
-    fig.update_yaxes(title_text="loss (as weighted in the config)", col=1)
-    return finish(fig, 360, top=70)
+    fig.update_yaxes(title_text="loss", col=1)
+    return finish(fig, 380, top=84)
 
 
 def adaptation_curves(histories: dict[str, pd.DataFrame]) -> go.Figure:
@@ -113,9 +124,9 @@ def adaptation_curves(histories: dict[str, pd.DataFrame]) -> go.Figure:
         part = history[history["split"] == "val"]
         x, y = _curve(part if len(part) else history, "loss")
         line = {"color": PALETTE[k % len(PALETTE)], "width": 2}
-        fig.add_scatter(x=x, y=y, name=escape(name) + ("" if len(part) else " (training)"), mode=_mode(x), line=line)
+        fig.add_scatter(x=x, y=y, name=plain(name) + ("" if len(part) else " (training)"), mode=_mode(x), line=line)
     fig.update_xaxes(title_text="optimizer step", rangemode="tozero")
-    fig.update_yaxes(title_text="loss (as weighted in the config)")
+    fig.update_yaxes(title_text="loss")
     return finish(fig, 320)
 
 
@@ -145,7 +156,7 @@ def dots(scores: dict[str, tuple[str, pd.DataFrame]], metric: str) -> go.Figure:
             if len(values) > 1:
                 faint_x += values.tolist()
                 faint_y += [-line + offsets[k]] * len(values)
-                faint_text += [escape(str(name)) for name in values.index]
+                faint_text += [plain(str(name)) for name in values.index]
         fig.add_scatter(
             x=faint_x,
             y=faint_y,
@@ -158,13 +169,13 @@ def dots(scores: dict[str, tuple[str, pd.DataFrame]], metric: str) -> go.Figure:
         fig.add_scatter(
             x=x,
             y=y,
-            name=escape(animal),
+            name=plain(animal),
             mode="markers",
             marker={"color": color, "symbol": symbol, "size": 10, "line": {"color": PANEL, "width": 1}},
             error_x={"type": "data", "array": high, "arrayminus": low, "color": color, "thickness": 1.5, "width": 3},
-            hovertemplate=escape(animal) + ": %{x:.4f}<extra></extra>",
+            hovertemplate=plain(animal) + ": %{x:.4f}<extra></extra>",
         )
-    names = [escape(name) for name in scores]
+    names = [plain(name) for name in scores]
     fig.update_yaxes(tickvals=[-k for k in range(len(names))], ticktext=names, range=[-len(names) + 0.45, 0.55])
     fig.update_xaxes(title_text=metric_title(metric))
     return finish(fig, 120 + 40 * len(names))
@@ -191,12 +202,12 @@ def few_shot(curves: dict[str, tuple[str, list[tuple[str, float, float, float]]]
         fig.add_scatter(
             x=x,
             y=mean,
-            name=escape(name),
+            name=plain(name),
             mode="lines+markers",
             line={"color": color, "dash": dashes[kind], "width": 2},
             marker={"symbol": SYMBOLS[k % len(SYMBOLS)], "size": 8},
             error_y={"type": "data", "color": color, **error},
-            hovertemplate=escape(name) + ": %{y:.4f}<extra></extra>",
+            hovertemplate=plain(name) + ": %{y:.4f}<extra></extra>",
         )
     fig.update_xaxes(
         title_text="train trials of the held-out session", tickvals=list(range(len(order))), ticktext=order
@@ -210,7 +221,10 @@ def figure_html(variants: dict[str, go.Figure], caption: str) -> str:
     options = "".join(f"<option>{escape(name)}</option>" for name in variants)
     select = f'<select aria-label="what to show">{options}</select>' if len(variants) > 1 else ""
     height = max(int(fig.layout.height) for fig in variants.values())
-    data = to_json([json.loads(str(fig.to_json())) for fig in variants.values()])
+    drawn = [json.loads(str(fig.to_json())) for fig in variants.values()]
+    for figure in drawn:
+        figure["layout"].pop("template", None)  # the page's own, once for all figures
+    data = to_json(drawn)
     return (
         f'<figure class="plot">{select}<div class="canvas" style="min-height:{height}px"></div>'
         f'<figcaption>{escape(caption)}</figcaption><script type="application/json">{data}</script></figure>'
@@ -223,8 +237,8 @@ def to_json(value: Any) -> str:
 
 
 def finish(fig: go.Figure, height: int, top: int = 46) -> go.Figure:
-    """Set the height (pixels) and the room above the plot, and leave the style to the page's template."""
-    return fig.update_layout(height=height, margin={"t": top}, template=None)
+    """Set the height and the room above the plot, in pixels; `template` has the rest of the style."""
+    return fig.update_layout(height=height, margin={"t": top})
 
 
 def _mode(x: np.ndarray) -> str:

@@ -16,19 +16,31 @@ Against = Literal["baseline", "scratch", "null"]
 
 MARKS = {"claim": "▲", "unproven": "△", "none": "○", "below": "▼"}
 OUTCOMES = {
-    "claim": "meets the claim rule",
-    "unproven": "above, but not a claim",
+    "claim": "above (claim)",
+    "unproven": "above, no claim",
     "none": "no difference shown",
     "below": "below",
+}
+METRICS = {
+    "bps": "bits/spike",
+    "bps_nlb": "bits/spike (test-mean null)",
+    "bps_unit": "bits/spike (mean of units)",
+    "d2": "deviance explained",
+    "cross_entropy_bits": "cross entropy (bits)",
+    "r2": "R²",
+    "partial_r2": "partial R²",
+    "auc": "AUC",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro-F1",
 }
 TASKS = {
     "encode": "Encoding: behavior to spikes",
     "cosmooth": "Co-smoothing: some neurons from the others",
     "forecast": "Forecasting: the end of a trial from its beginning",
-    "choice": "Choice from spikes",
-    "choice_t": "Choice from spikes, resolved in time",
-    "evidence": "Accumulated evidence from spikes",
-    "region": "Brain region of a unit, in an animal never seen",
+    "choice": "Choice: right or left from spikes",
+    "choice_t": "Choice in time: right or left from the spikes so far",
+    "evidence": "Evidence: accumulated clicks from spikes",
+    "region": "Regions: where a unit sits, in an animal never seen",
 }
 
 
@@ -59,6 +71,17 @@ def task_title(task: str) -> str:
     """Heading of a task; a qualifier behind the first word is kept."""
     name, _, rest = task.partition(" ")
     return TASKS.get(name, name) + (f" ({rest})" if rest else "")
+
+
+def task_name(task: str) -> str:
+    """The short form of `task_title`: the part before the colon, and the qualifier."""
+    name, _, rest = task.partition(" ")
+    return TASKS.get(name, name).partition(":")[0] + (f" ({rest})" if rest else "")
+
+
+def metric_name(metric: str) -> str:
+    """A metric as one writes it in a sentence."""
+    return METRICS.get(metric, metric)
 
 
 def headline(rows: pd.DataFrame) -> str:
@@ -128,7 +151,7 @@ def table(caption: str, head: Iterable[str], body: Iterable[tuple[str, Iterable[
     lines = [f"<th>{title}</th>" for title in head]
     rows = [f'<tr class="{css}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for css, cells in body]
     return (
-        f'<div class="scroll"><table><caption>{caption}</caption><thead><tr>{"".join(lines)}</tr></thead>'
+        f'<p class="faint">{caption}</p><div class="scroll"><table><thead><tr>{"".join(lines)}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -163,19 +186,26 @@ def paired_table(comparisons: list[Comparison], metric: str, caption: str, score
         means = [
             number(c.summary.per_animal[a], metric, signed=True) if a in c.summary.per_animal else "–" for a in animals
         ]
-        spread = "–" if c.num_seeds < 2 else number(c.spread, metric)
         cells = [
-            f'{escape(c.model)} − {escape(c.against)} <span class="interval">({c.kind})</span>',
+            escape(c.model),
+            escape(c.against),
+            f'<span class="{c.verdict.outcome}">{MARKS[c.verdict.outcome]} {OUTCOMES[c.verdict.outcome]}</span>',
             *means,
             interval_text(c.summary.sessions, metric, signed=True),
             interval_text(c.summary.animals, metric, signed=True),
             f"{c.summary.num_positive} of {c.summary.sessions.n}",
-            f"{spread} ({c.num_seeds})",
-            f'<span class="{c.verdict.outcome}">{MARKS[c.verdict.outcome]} {OUTCOMES[c.verdict.outcome]}</span>',
+            "–" if c.num_seeds < 2 else number(c.spread, metric),
         ]
-        body.append((f"paired {c.kind}", cells))
-    head = ["better by", *map(escape, animals), f"mean over {scored} [95 %]", "mean of animal means [95 %]"]
-    return table(caption, [*head, f"{scored} above 0", "SD over seeds (n)", "verdict"], body)
+        body.append((f"paired against-{c.kind}", cells))
+    head = [
+        "model",
+        "against",
+        "verdict",
+        *map(escape, animals),
+        f"mean over {scored} [95 %]",
+        "mean of animal means [95 %]",
+    ]
+    return table(caption, [*head, f"{scored} above 0", "SD over seeds"], body)
 
 
 def sentence(rows: pd.DataFrame, c: Comparison, metric: str, scored: str) -> str:
@@ -198,7 +228,7 @@ def sentence(rows: pd.DataFrame, c: Comparison, metric: str, scored: str) -> str
     reasons = f" ({escape('; '.join(c.verdict.reasons))})" if c.verdict.outcome in ("unproven", "none") else ""
     positive = f"above in {c.summary.num_positive} of {c.summary.sessions.n} {scored}"
     text = (
-        f"{escape(c.model)} reaches {number(value, metric)} {escape(metric)}, {escape(c.against)} "
+        f"{escape(c.model)} reaches {number(value, metric)} {escape(metric_name(metric))}, {escape(c.against)} "
         f"{number(base, metric)}: {interval_text(c.summary.sessions, metric, signed=True)}, {positive}. "
         f'<span class="{c.verdict.outcome}">{verdicts[c.verdict.outcome]}</span>{reasons}.'
     )
@@ -233,7 +263,7 @@ def verdict_grid(cells: dict[tuple[str, str], dict[str, tuple[Comparison, str]]]
             outcome = c.verdict.outcome
             texts.append(f'<span class="{outcome}" title="{escape(hint)}">{MARKS[outcome]} {value}</span>')
         metric = next(iter(line.values()))[1]
-        body.append(("", [f"{escape(title)}<br>{escape(model)}", escape(metric), *texts]))
+        body.append(("", [f"{escape(title)}<br>{escape(model)}", escape(metric_name(metric)), *texts]))
     legend = ", ".join(f'<span class="{o}">{MARKS[o]} {text}</span>' for o, text in OUTCOMES.items())
     caption = f"Paired difference to the strongest baseline with the same inputs, mean over sessions: {legend}."
     return table(caption, ["task, model", "metric", *map(escape, conditions)], body)

@@ -20,10 +20,12 @@ from eval.report_tables import (
     Comparison,
     compare,
     headline,
+    metric_name,
     models_of,
     paired_table,
     score_table,
     sentence,
+    task_name,
     task_title,
     verdict_grid,
 )
@@ -61,6 +63,10 @@ def _scored(rows: pd.DataFrame) -> str:
     return "animals" if rows["task"].iloc[0].startswith("region") else "sessions"
 
 
+def _short_title(rows: pd.DataFrame) -> str:
+    return f"{task_name(str(rows['task'].iloc[0]))}, {rows['dataset'].iloc[0]}"
+
+
 def _title(rows: pd.DataFrame) -> str:
     return f"{task_title(str(rows['task'].iloc[0]))} ({rows['dataset'].iloc[0]})"
 
@@ -77,7 +83,7 @@ def verdict(rows: pd.DataFrame) -> str:
                 c = None if kind != "model" or model.endswith("/scratch") else compare(track, model, "baseline")
                 if c is None:
                     continue
-                cells.setdefault((task_title(str(part["task"].iloc[0])), model), {})[_condition_name(split, trials)] = (
+                cells.setdefault((_short_title(part), model), {})[_condition_name(split, trials)] = (
                     c,
                     metric,
                 )
@@ -109,7 +115,8 @@ def task_section(rows: pd.DataFrame) -> Section:
     panels: dict[str, go.Figure] = {}
     for split, trials, track in _conditions(main[main["train_trials"] == 0]):
         name = _condition_name(split, trials)
-        caption = f"{escape(metric)}, {name}. {escape(str(track['convention'].iloc[0]))}"
+        convention = escape(str(track["convention"].iloc[0]))
+        caption = f"<strong>{escape(metric_name(metric))}, {name}.</strong> {convention}"
         html.append(score_table(track, metric, caption, scored) + _paired(track, metric, name, scored))
         panels[name] = dots(
             {model: (kind, per_session(track[track["model"] == model])) for kind, model in models_of(track)}, metric
@@ -123,18 +130,16 @@ def task_section(rows: pd.DataFrame) -> Section:
             score_table(
                 track,
                 m,
-                f"{escape(m)}, {_condition_name(split, trials)}. {escape(track['convention'].iloc[0])}",
+                f"{escape(metric_name(m))}, {_condition_name(split, trials)}. {escape(track['convention'].iloc[0])}",
                 scored,
             )
             for m in others
             for split, trials, track in _conditions(rows[(rows["metric"] == m) & (rows["train_trials"] == 0)])
         ]
-        html.append(
-            f"<details><summary>Other metrics: {escape(', '.join(others))}</summary>{''.join(tables)}</details>"
-        )
+        names = escape(", ".join(map(metric_name, others)))
+        html.append(f"<details><summary>Other metrics: {names}</summary>{''.join(tables)}</details>")
     dataset = str(rows["dataset"].iloc[0])
-    short = task_title(task).split(":")[0].split(" from ")[0]
-    return Section(_anchor(f"{dataset}-{task}"), short, _title(rows), "".join(html))
+    return Section(_anchor(f"{dataset}-{task}"), task_name(task), _title(rows), "".join(html))
 
 
 def _comparisons(track: pd.DataFrame) -> list[Comparison]:
@@ -147,7 +152,9 @@ def _paired(track: pd.DataFrame, metric: str, name: str, scored: str) -> str:
     comparisons = _comparisons(track)
     if not comparisons:
         return "<p>No row of this track names a baseline or null, so no difference can be paired.</p>"
-    return paired_table(comparisons, metric, f"Paired differences in {escape(metric)}, {name}.", scored)
+    return paired_table(
+        comparisons, metric, f"Paired differences in {escape(metric_name(metric))}, {name}; above 0 is better.", scored
+    )
 
 
 def _few_shot(rows: pd.DataFrame, metric: str, scored: str) -> str:

@@ -16,6 +16,7 @@ from eval.session_view import SessionView
 
 # Share of a trial's bins that forecasting may read, and the times after trial start at which choice is decoded.
 FORECAST_KNOWN = 0.8
+COSMOOTH_FOLDS, COSMOOTH_SHARE, COSMOOTH_TWIN = 5, 0.1, 0.2
 CHOICE_TIMES_S = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
@@ -43,6 +44,36 @@ def target_rows(view: SessionView, task: str) -> np.ndarray:
     if task == "evidence":
         return view.row_covariates["evidence"].observed
     return np.ones(len(view.trial), bool)
+
+
+class CosmoothFold(NamedTuple):
+    """Columns of `view.counts`: `held_out` are predicted from `inputs`; their twins are in neither."""
+
+    held_out: np.ndarray
+    inputs: np.ndarray
+
+
+def cosmooth_folds(view: SessionView) -> list[CosmoothFold]:
+    """Five folds that each hold out another 10 % of the units, the first ones of the view's (random) order.
+
+    A unit whose counts correlate above 0.2 in absolute value with a held-out unit's, over the full train rows, is taken
+    from the inputs of that fold: the two may be one cell that the sorter split.
+    """
+    counts = view.counts[view.rows_in("train", full=True)].astype(float)
+    spread = counts.std(axis=0)
+    z = (counts - counts.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    correlation = np.abs(z.T @ z) / len(z)
+    num = max(1, round(COSMOOTH_SHARE * len(view.unit)))
+    folds = []
+    for k in range(COSMOOTH_FOLDS):
+        held = np.arange(k * num, min((k + 1) * num, len(view.unit)))
+        twin = (correlation[held] > COSMOOTH_TWIN).any(axis=0) if len(held) else np.zeros(len(view.unit), bool)
+        inputs = np.setdiff1d(np.flatnonzero(~twin), held)
+        if len(held) and len(inputs):
+            folds.append(CosmoothFold(held, inputs))
+    if not folds:
+        raise ValueError(f"{view.session}: {len(view.unit)} units are too few for co-smoothing; leave the session out")
+    return folds
 
 
 def score(prediction: Prediction, view: SessionView) -> dict[str, Score]:
@@ -88,13 +119,15 @@ def _score_rates(prediction: Prediction, view: SessionView) -> dict[str, Score]:
     train = view.counts[view.rows_in("train", full=True) & target]
     counts = view.counts[test].astype(float)
     keep = metrics.scored_units(train.sum(axis=0, dtype=float), counts.sum(axis=0))
+    if prediction.task == "cosmooth":
+        keep &= np.isin(np.arange(len(keep)), np.concatenate([fold.held_out for fold in cosmooth_folds(view)]))
     if not keep.any():
         raise ValueError(f"{view.session}: no unit with enough spikes to be scored; leave the session out")
     rows = _find(prediction, _row_keys(view)[test], _file_keys(prediction), "row (trial, bin)")
     columns = _find(prediction, view.unit[keep], prediction.arrays["unit"], "unit")
     rate = prediction.arrays["rate"][np.ix_(rows, columns)].astype(float)
     counts, null, test_mean = counts[:, keep], train.mean(axis=0, dtype=float)[keep], counts[:, keep].mean(axis=0)
-    per_unit, per_unit_d2 = metrics.bits_per_spike(rate, counts, null), metrics.d2_of_units(rate, counts)
+    per_unit, per_unit_d2 = metrics.bits_per_spike(rate, counts, null), metrics.d2_of_units(rate, counts, null)
     units, spikes = int(keep.sum()), int(counts.sum())
     return {
         "bps": Score(
@@ -104,8 +137,8 @@ def _score_rates(prediction: Prediction, view: SessionView) -> dict[str, Score]:
             metrics.pooled_bits_per_spike(rate, counts, test_mean), "bits/spike, null test mean, pooled units", spikes
         ),
         "bps_unit": Score(float(per_unit.mean()), "bits/spike, null train mean, mean over units", units),
-        "d2": Score(metrics.d2(rate, counts), "deviance explained, null test mean, pooled units", spikes),
-        "d2_unit": Score(float(np.nanmean(per_unit_d2)), "deviance explained, null test mean, mean over units", units),
+        "d2": Score(metrics.d2(rate, counts, null), "deviance explained, null train mean, pooled units", spikes),
+        "d2_unit": Score(float(np.nanmean(per_unit_d2)), "deviance explained, null train mean, mean over units", units),
         "frac_units_positive": Score(float((per_unit > 0).mean()), "share of units with bps > 0", units),
     }
 
@@ -158,10 +191,11 @@ def _score_evidence(prediction: Prediction, view: SessionView) -> dict[str, Scor
 
 
 def choice_by_time(view: SessionView) -> np.ndarray:
-    """`(R, 10)`: 1 and the true choice (-1, 1), each times 1, t .. t^4: what choice alone says of evidence."""
+    """`(R, 16)`: 1 and the true choice (-1, 1), each times 8 hats of time: all that choice says of evidence."""
     choice = 2.0 * view.trial_covariates["choice"].values[view.trial] - 1
-    powers = view.time_s[:, None] ** np.arange(5)
-    return np.concatenate([powers, powers * choice[:, None]], axis=1)
+    knots = np.linspace(view.bin_size_s, float(view.time_s.max()), 8)
+    bumps = np.stack([np.interp(view.time_s, knots, row) for row in np.eye(len(knots))], axis=1)
+    return np.concatenate([bumps, bumps * choice[:, None]], axis=1)
 
 
 def _observed_trials(view: SessionView, name: str) -> np.ndarray:

@@ -204,7 +204,7 @@ def judge(difference: Summary, num_seeds: int) -> Verdict:
     """
     interval, reasons = difference.sessions, []
     if interval.n < 2:
-        reasons.append("a single session has no interval")
+        reasons.append("a single value has no interval")
     if interval.low <= 0:
         reasons.append("the session interval is not above 0")
     if lost := [name for name, mean in difference.per_animal.items() if mean <= 0]:

@@ -8,11 +8,12 @@ of every left-right preference, so tuning to a covariate enters as its size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from foundation.binning import bin_covariate, bin_events, bin_spikes, check_bin_size
-from foundation.recording import Recording
+from foundation.binning import bin_covariate, bin_spikes, check_bin_size
+from foundation.recording import Covariate, Recording
 from foundation.splits import stretches
 
 # Windows from the start and to the end of a trial, seconds; a trial shorter than a window adds the part it has.
@@ -195,7 +196,7 @@ def _drift(tc: TrialCounts) -> dict[str, np.ndarray]:
 def _profiles(tc: TrialCounts) -> dict[str, np.ndarray]:
     mean, columns = tc.counts.mean(axis=0, dtype=np.float64), {}
     for at_end, edges in ((False, _START_S), (True, _END_S)):
-        for lo, hi in zip(edges, edges[1:]):
+        for lo, hi in pairwise(edges):
             counts, bins = _windows(tc, lo, hi, at_end)
             name = f"profile_{'end' if at_end else 'start'}_{lo:g}s"
             columns[name] = _log_ratio(counts.sum(axis=0), bins.sum() * mean)
@@ -234,36 +235,32 @@ def _correlation_ratio(rate: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 def _time_tuning(tc: TrialCounts, recording: Recording, residual: np.ndarray) -> dict[str, np.ndarray]:
     """Correlation with events (all together, signed, and the largest of any one) and with covariates in time."""
-    columns = {}
-    events, others = [], {}
-    for name, c in sorted(recording.covariates.items()):
-        if c.spec.scope != "time":
+    columns, events = {}, []
+    for name, covariate in sorted(recording.covariates.items()):
+        if covariate.spec.scope != "time":
             continue
-        parts = []
-        for start, n in zip(tc.start_s, tc.length):
-            if c.spec.kind == "event":
-                parts.append(bin_events(c.times, start, int(n), tc.bin_size_s)[:, None])
-            else:
-                values, observed = bin_covariate(c, start, int(n), tc.bin_size_s)
-                parts.append(values * observed[:, None])
-        x = _beyond_profile(np.concatenate(parts), tc.step)
-        if c.spec.kind == "event":
-            events.append(x[:, 0])
+        x = _beyond_profile(_in_trials(tc, covariate), tc.step)
+        if covariate.spec.kind == "event":
+            events.append(x)
         else:
-            others[name] = x
-    for lo, hi in zip(_EVENT_LAGS_S, _EVENT_LAGS_S[1:]):
-        if not events:
-            break
+            sizes = [np.abs(_correlation(residual, x[:, [d]])) for d in range(x.shape[1])]
+            columns[f"{name}_size"] = np.max(sizes, axis=0)
+    for lo, hi in pairwise(_EVENT_LAGS_S) if events else ():
         first, last = round(lo / tc.bin_size_s), max(round(hi / tc.bin_size_s), round(lo / tc.bin_size_s) + 1)
         rows = np.flatnonzero(tc.step >= last - 1)
-        lagged = [sum(e[rows - lag] for lag in range(first, last)) for e in events]
-        columns[f"events_{lo:g}s"] = _correlation(residual[rows], sum(lagged)[:, None])
-        own = [np.abs(_correlation(residual[rows], e[:, None])) for e in lagged]
-        columns[f"largest_event_{lo:g}s"] = np.max(own, axis=0)
-    for name, x in others.items():
-        sizes = [np.abs(_correlation(residual, x[:, [d]])) for d in range(x.shape[1])]
-        columns[f"{name}_size"] = np.max(sizes, axis=0)
+        lagged = np.stack([sum((e[rows - lag] for lag in range(first, last)), np.zeros((1, 1))) for e in events])
+        columns[f"events_{lo:g}s"] = _correlation(residual[rows], lagged.sum(axis=0))
+        columns[f"largest_event_{lo:g}s"] = np.max([np.abs(_correlation(residual[rows], e)) for e in lagged], axis=0)
     return columns
+
+
+def _in_trials(tc: TrialCounts, covariate: Covariate) -> np.ndarray:
+    """A covariate in time, or events per bin, in the rows of the counts `(R, dim)`; 0 where not observed."""
+    parts = []
+    for start, num_bins in zip(tc.start_s, tc.length):
+        values, observed = bin_covariate(covariate, start, int(num_bins), tc.bin_size_s)
+        parts.append(values * observed[:, None])
+    return np.concatenate(parts)
 
 
 def _coupling(tc: TrialCounts, residual: np.ndarray) -> dict[str, np.ndarray]:

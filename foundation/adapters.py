@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 # Numbers of the slow drift of a unit over the session; see `drift_basis`.
-DRIFT_TERMS = 5
+DRIFT_TERMS = 12
 
 # Lag windows of the private read-out, in bins relative to the predicted bin, ends included.
 LAG_WINDOWS = ((-5, -4), (-3, -2), (-1, -1), (0, 0), (1, 1), (2, 3), (4, 5))
@@ -225,9 +225,12 @@ class Adapters(nn.Module):
 
 
 def drift_basis(clock: torch.Tensor) -> torch.Tensor:
-    """Slow functions `(B, DRIFT_TERMS)` of the position in the session `(B,)`, 0 to 1: a line and cosines."""
-    order = torch.arange(1, DRIFT_TERMS, device=clock.device, dtype=clock.dtype)
-    return torch.cat([2 * clock[:, None] - 1, torch.cos(torch.pi * clock[:, None] * order)], dim=1)
+    """Slow functions `(B, DRIFT_TERMS)` of the position in the session `(B,)`, 0 to 1: 2 cos(pi k x) / k.
+
+    The fall with k makes equal weights smooth: to a penalty, this is a random walk.
+    """
+    order = torch.arange(1, DRIFT_TERMS + 1, device=clock.device, dtype=clock.dtype)
+    return 2 * torch.cos(torch.pi * clock[:, None] * order) / order
 
 
 def lag_matrices(num_bins: int, device: torch.device) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The synthetic animals are what they claim: truth kept, regions in dynamics but not in rates, behavior in the spikes."""
+"""The synthetic animals are what they claim: truth kept, regions in dynamics and not in rates, behavior in spikes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
+from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -60,7 +60,7 @@ def test_same_arguments_same_recording(recording: Recording) -> None:
 
 
 def test_truth_is_what_the_recording_was_made_of(world: dict[str, Any], recording: Recording) -> None:
-    """The truth explains its rates by its latents; by the time-rescaling theorem the spikes are drawn from these rates."""
+    """Latents explain the rates; by the time-rescaling theorem the spikes are drawn from these rates."""
     log_rate = world["latents"] @ world["loadings"] + world["log_rate_drift"]
     rates = world["rates_hz"]
     offset = np.log(rates) - log_rate
@@ -73,17 +73,17 @@ def test_truth_is_what_the_recording_was_made_of(world: dict[str, Any], recordin
         assert np.array_equal(covariate.values, world["covariates"][name].values)
     edges = world["step_s"] * np.arange(len(rates) + 1)
     assert recording.duration_s == pytest.approx(edges[-1])
-    p_values = []
+    p_values, flat_p_values = [], []
     for unit in range(recording.num_units):
         integral = np.concatenate([[0.0], np.cumsum(rates[:, unit].astype(float)) * world["step_s"]])
         times = recording.spike_times[recording.spike_units == unit]
         intervals = np.diff(np.interp(times, edges, integral))
         p_values.append(stats.kstest(intervals, "expon").pvalue)
         assert abs(len(times) - integral[-1]) < 5 * np.sqrt(integral[-1])
-        flat = np.diff(times) * len(times) / edges[-1]
-        if len(times) > 3000:
-            assert stats.kstest(flat, "expon").pvalue < 0.05
+        flat_p_values.append(stats.kstest(np.diff(times) * len(times) / edges[-1], "expon").pvalue)
     assert stats.kstest(p_values, "uniform").pvalue > 1e-3
+    # The same test sees that constant rates are wrong.
+    assert stats.kstest(flat_p_values, "uniform").pvalue < 1e-9
 
 
 def test_draw_spikes_is_poisson_within_and_across_steps() -> None:
@@ -196,32 +196,30 @@ def test_wheel_speed_can_be_read_and_predicts_spikes(animals: list[Recording]) -
         unit_r2 = 1 - ((x[1] - predicted) ** 2).sum(axis=0) / ((x[1] - x[0].mean(axis=0)) ** 2).sum(axis=0)
         encoded.append(unit_r2.mean())
     assert 0.15 < np.mean(decoded) < 0.9
-    assert np.mean(encoded) > 0.02
+    assert np.mean(encoded) > 0.01
 
 
 def test_units_share_more_than_behavior(animals: list[Recording]) -> None:
-    """Other units predict a unit beyond what the task variables do: the shared latents make co-smoothing possible."""
+    """Other units predict a unit beyond what task and wheel do, so there is something for co-smoothing to find."""
     gains = []
     for recording, counts, train, test in each(animals[:4]):
-        task = np.stack(
-            [recording.covariates["contrast"].values, recording.covariates["choice"].values, np.ones(len(counts))],
-            axis=1,
-        )
-        time = np.eye(20)
-        behavior = np.einsum("rk,tb->rtkb", task, time).reshape(len(counts), 20, -1)
+        task = np.stack([recording.covariates[name].values for name in ("contrast", "choice")], axis=1)
+        task = np.concatenate([task, np.ones((len(task), 1))], axis=1)
+        behavior = np.einsum("rk,tb->rtkb", task, np.eye(20)).reshape(len(counts), 20, -1)
         wheel = recording.covariates["wheel_speed"]
         speed = np.stack([bin_covariate(wheel, s, 20, 0.1)[0] for s in recording.trials["start_s"]])
         behavior = np.concatenate([behavior, speed], axis=2)
-        for unit in range(0, recording.num_units, 4):
-            others = np.delete(counts, unit, axis=2)
+        for fold in range(3):
+            hidden = np.arange(recording.num_units) % 3 == fold
             scores = []
-            for features in (behavior, np.concatenate([behavior, others], axis=2)):
+            for features in (behavior, np.concatenate([behavior, counts[:, :, ~hidden]], axis=2)):
                 x = [features[rows].reshape(-1, features.shape[2]) for rows in (train, test)]
-                y = [counts[rows][:, :, unit].ravel() for rows in (train, test)]
-                scores.append(RidgeCV(np.logspace(0, 4, 3)).fit(x[0], y[0]).score(x[1], y[1]))
-            gains.append(scores[1] - scores[0])
-    assert np.mean(gains) > 0.005
-    assert stats.wilcoxon(gains, alternative="greater").pvalue < 1e-3
+                y = [counts[rows][:, :, hidden].reshape(len(v), -1) for rows, v in zip((train, test), x)]
+                model = make_pipeline(StandardScaler(), Ridge(1000.0)).fit(x[0], y[0])
+                scores.append(r2_score(y[1], model.predict(x[1]), multioutput="raw_values"))
+            gains.extend(scores[1] - scores[0])
+    assert np.mean(gains) > 0.01
+    assert stats.wilcoxon(gains, alternative="greater").pvalue < 1e-6
 
 
 def test_sessions_lists_what_it_is_asked_for() -> None:

@@ -1,0 +1,178 @@
+"""The classical baselines and nulls of every task of the protocol (section 3), as predictions that the one scorer reads.
+
+The fits themselves are in `baselines_encoding` and `baselines_decoding`. Which baseline is the one to beat is decided by
+validation loss alone; nothing here looks at a test trial.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from eval.baselines_decoding import ScalarFit, choice_in_time_fits, evidence_fits, label_fits, value_fits
+from eval.baselines_encoding import (
+    RateFit,
+    condition_psths,
+    cosmooth_fit,
+    encoding_fits,
+    encoding_nulls,
+    forecast_fits,
+    validation_loss,
+)
+from eval.predictions import LABEL_TASKS, RATE_TASKS, VALUE_TASKS, Prediction
+from eval.scoring import cosmooth_folds, target_rows
+from eval.session_view import SessionView
+
+# `baseline`: the inputs a model has in this task. `null`: fewer. `reference`: more; printed, never the one to beat.
+Kind = Literal["baseline", "null", "reference"]
+
+# Tracks of the tasks that have several: what may be read at test time.
+TRACKS: dict[str, tuple[str, ...]] = {
+    "encode": ("E1", "E2"),
+    "cosmooth": ("a", "b"),
+    "evidence": ("causal", "acausal"),
+}
+_NULLS = {
+    "majority",
+    "stimulus",
+    "train_mean",
+    "time_psth",
+    "drift",
+    "time",
+    "true_choice_by_time",
+    "no_spikes",
+    "held",
+}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One classical prediction of one session.
+
+    Attributes:
+        prediction: Test rows; `prediction.model` is the name.
+        kind: `baseline`, `null` or `reference`.
+        validation_loss: On the validation trials, lower is better; comparable within a task and track only.
+    """
+
+    prediction: Prediction
+    kind: Kind
+    validation_loss: float
+
+
+def tasks_of(view: SessionView) -> list[tuple[str, str]]:
+    """Tasks and tracks that a recording has the covariates for, in the protocol's order; track "" where there is one."""
+    trial = {n for n, c in view.trial_covariates.items() if c.observed.any()}
+    names = [t for t in LABEL_TASKS if t in trial and view.trial_covariates[t].spec.num_classes == 2]
+    names += ["choice_t"] if "choice" in names else []
+    names += [t for t in VALUE_TASKS if t in trial and view.trial_covariates[t].spec.kind == "continuous"]
+    names += ["evidence"] if "evidence" in view.row_covariates else []
+    names += RATE_TASKS
+    return [(task, track) for task in names for track in TRACKS.get(task, ("",))]
+
+
+def run_baselines(view: SessionView, task: str, track: str = "") -> dict[str, Baseline]:
+    """Fit the baselines and nulls of one task on a session's train trials, tuned on its validation trials.
+
+    Args:
+        view: The session; few-shot views give few-shot baselines.
+        task: A task of `tasks_of(view)`.
+        track: One of `TRACKS[task]`; "" for tasks without tracks.
+
+    Returns:
+        By name; score each with `eval.scoring.score(baseline.prediction, view)`.
+
+    Raises:
+        ValueError: A task or track that this session does not have.
+    """
+    if (task, track) not in tasks_of(view):
+        raise ValueError(f"{view.session}: no task {task!r} with track {track!r}; there are {tasks_of(view)}")
+    if task == "encode":
+        to_end = track == "E2"
+        fits = {
+            **encoding_fits(view, to_end=to_end),
+            **condition_psths(view),
+            **encoding_nulls(view, to_end=to_end),
+        }
+        return {name: _of_rate(view, task, track, name, fit) for name, fit in fits.items()}
+    if task == "cosmooth":
+        return {name: _of_rate(view, task, track, name, fit) for name, fit in _cosmooth_fits(view, track).items()}
+    if task == "forecast":
+        return {name: _of_rate(view, task, track, name, fit) for name, fit in forecast_fits(view).items()}
+    if task == "choice_t":
+        return {n: _of_rows(view, task, track, n, "logit", fit) for n, fit in choice_in_time_fits(view).items()}
+    if task == "evidence":
+        fits_of_rows = evidence_fits(view, causal=track == "causal")
+        return {name: _of_rows(view, task, track, name, "value", fit) for name, fit in fits_of_rows.items()}
+    if task in VALUE_TASKS:
+        return {name: _of_trials(view, task, name, "value", fit) for name, fit in value_fits(view, task).items()}
+    return {name: _of_trials(view, task, name, "logit", fit) for name, fit in label_fits(view, task).items()}
+
+
+def strongest(baselines: dict[str, Baseline], kind: Kind = "baseline") -> str:
+    """Name of the baseline (or null) with the lowest validation loss: the one a model is compared with.
+
+    Raises:
+        ValueError: None of that kind.
+    """
+    names = [name for name, baseline in baselines.items() if baseline.kind == kind]
+    if not names:
+        raise ValueError(f"no {kind} among {sorted(baselines)}")
+    return min(names, key=lambda name: baselines[name].validation_loss)
+
+
+def _cosmooth_fits(view: SessionView, track: str) -> dict[str, RateFit]:
+    train = view.rows_in("train")
+    mean = np.broadcast_to(view.counts[train].mean(axis=0, dtype=float), view.counts.shape)
+    fits = {"train_mean": RateFit(mean, 0.0)}
+    if track == "a":
+        fits["neurons"] = cosmooth_fit(view)
+    else:
+        fits["glm_alone"] = encoding_fits(view, to_end=True)["glm_ensemble"]
+        fits["neurons_on_glm"] = cosmooth_fit(view, np.log(np.maximum(fits["glm_alone"].rate, 1e-9)))
+    held = np.concatenate([fold.held_out for fold in cosmooth_folds(view)])
+    only = np.full(view.counts.shape, np.nan)
+    out = {}
+    for name, fit in fits.items():
+        rate = only.copy()
+        rate[:, held] = fit.rate[:, held]
+        out[name] = RateFit(rate, validation_loss(view, rate, units=held))
+    return out
+
+
+def _kind(name: str) -> Kind:
+    if name.endswith("_with_stimulus"):
+        return "reference"
+    return "null" if name in _NULLS or name.startswith("glm_without") or name == "glm_alone" else "baseline"
+
+
+def _of_rate(view: SessionView, task: str, track: str, name: str, fit: RateFit) -> Baseline:
+    rows = view.rows_in("test") & target_rows(view, task)
+    columns = (
+        np.flatnonzero(np.isfinite(fit.rate[rows]).all(axis=0)) if task == "cosmooth" else np.arange(len(view.unit))
+    )
+    prediction = Prediction.of(
+        view,
+        task,
+        name,
+        track=track,
+        trial=view.source_row_trial[rows],
+        bin=view.bin[rows],
+        unit=view.unit[columns],
+        rate=fit.rate[rows][:, columns].astype(np.float32),
+    )
+    return Baseline(prediction, _kind(name), fit.validation_loss)
+
+
+def _of_rows(view: SessionView, task: str, track: str, name: str, field: str, fit: ScalarFit) -> Baseline:
+    rows = view.rows_in("test") & target_rows(view, task)
+    arrays = {"trial": view.source_row_trial[rows], "bin": view.bin[rows], field: fit.value[rows]}
+    return Baseline(Prediction.of(view, task, name, track=track, **arrays), _kind(name), fit.validation_loss)
+
+
+def _of_trials(view: SessionView, task: str, name: str, field: str, fit: ScalarFit) -> Baseline:
+    trials = view.trials_in("test")
+    arrays = {"trial": view.source_trial[trials], field: fit.value[trials]}
+    return Baseline(Prediction.of(view, task, name, **arrays), _kind(name), fit.validation_loss)
