@@ -1,37 +1,25 @@
 """NumPy arrays in memory become a `Recording`: spike times, counts per bin, or counts per trial; opens no file.
 
-recording = recording_from_arrays(
-    "mylab/day1", "mouse1", spike_times=t, spike_units=u, units={"region": areas},
-    trial_start_s=start, trial_stop_s=stop, covariates={"speed": (speed, speed_times), "choice": choice},
-)
+Example:
+    recording = recording_from_arrays(
+        "mylab/day1", "mouse1", spike_times=t, spike_units=u, units={"region": areas},
+        trial_start_s=start, trial_stop_s=stop, covariates={"speed": (speed, speed_times), "choice": choice},
+    )
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from data_recipes.array_clock import Clock, bin_clock, spike_clock, trial_clock
 from foundation.recording import Covariate, CovariateSpec, Recording, RecordingInfo, Scope, empty_trials
 
-# Between trials whose real times are not known.
-PSEUDO_GAP_S = 1.0
 # A mean rate of the units outside of this says that times or bins are not in seconds.
 PLAUSIBLE_HZ = (0.05, 500.0)
-
-
-@dataclass
-class _Clock:
-    """Where in time the arrays stand: trials `(R, 2)` s, domain `(I, 2)` s, and for counts the bin centers `(T,)` s."""
-
-    trials: np.ndarray
-    domain: np.ndarray
-    centers: np.ndarray | None = None
-    bins_per_trial: int = 0
-    note: str = ""
 
 
 def recording_from_arrays(
@@ -128,7 +116,7 @@ def _from_times(
     spike_units: np.ndarray | None,
     start: np.ndarray | None,
     stop: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray, _Clock]:
+) -> tuple[np.ndarray, np.ndarray, Clock]:
     times, rows = np.asarray(spike_times, float), np.asarray(spike_units)
     if spike_units is None or times.ndim != 1 or times.shape != rows.shape:
         got = "no spike_units" if spike_units is None else f"spike_times {times.shape} and spike_units {rows.shape}"
@@ -139,12 +127,8 @@ def _from_times(
         raise ValueError(
             f"{where}: spike_times: {int((~np.isfinite(times)).sum())} of {len(times)} are NaN or infinite"
         )
-    trials = _trials(where, start, stop)
     order = np.argsort(times, kind="stable")
-    bounds = np.concatenate([times[order[[0, -1]]], trials.ravel()])
-    # Whole seconds around everything; the domain is half-open, so a spike at its end would be outside.
-    domain = np.array([[np.floor(bounds.min()), np.floor(bounds.max()) + 1]])
-    return times[order], rows[order], _Clock(trials, domain)
+    return times[order], rows[order], spike_clock(where, times, start, stop)
 
 
 def _from_counts(
@@ -155,7 +139,7 @@ def _from_counts(
     start: np.ndarray | None,
     stop: np.ndarray | None,
     label: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray, int, _Clock]:
+) -> tuple[np.ndarray, np.ndarray, int, Clock]:
     counts = np.asarray(counts)
     expected = {2: {"bin", "unit"}, 3: {"trial", "bin", "unit"}}.get(counts.ndim, set())
     if len(axes) != counts.ndim or set(axes) != expected:
@@ -173,48 +157,19 @@ def _from_counts(
     if counts.ndim == 3:
         if stop is not None or label is not None:
             raise ValueError(f"{where}: trial_stop_s and trial_label do not go with counts per trial; leave them out")
-        clock = _trial_clock(where, counts.shape[0], bins_per_trial, bin_size_s, start)
+        clock = trial_clock(where, counts.shape[0], bins_per_trial, bin_size_s, start)
         counts = counts.reshape(-1, counts.shape[2])
     else:
-        clock = _bin_clock(where, len(counts), bin_size_s, start, stop, label)
+        clock = bin_clock(where, len(counts), bin_size_s, start, stop, label)
+        if label is not None:
+            counts[np.asarray(label) < 0] = 0
     assert clock.centers is not None
     bins, rows = np.nonzero(counts)
     repeat = counts[bins, rows]
     return np.repeat(clock.centers[bins], repeat), np.repeat(rows, repeat), counts.shape[1], clock
 
 
-def _trial_clock(where: str, num_trials: int, num_bins: int, bin_size_s: float, start: np.ndarray | None) -> _Clock:
-    note = ""
-    if start is None:
-        start = np.arange(num_trials) * (num_bins * bin_size_s + PSEUDO_GAP_S)
-        note = f"trial times are not known; trials are laid out {PSEUDO_GAP_S:g} s apart"
-    if start.shape != (num_trials,):
-        raise ValueError(f"{where}: trial_start_s: got shape {start.shape}, expected ({num_trials},) as in counts")
-    trials = np.stack([start, start + num_bins * bin_size_s], axis=1)
-    centers = start[:, None] + bin_size_s * (np.arange(num_bins) + 0.5)
-    return _Clock(trials, trials, centers.ravel(), num_bins, note)
-
-
-def _bin_clock(
-    where: str,
-    num_bins: int,
-    bin_size_s: float,
-    start: np.ndarray | None,
-    stop: np.ndarray | None,
-    label: np.ndarray | None,
-) -> _Clock:
-    centers = bin_size_s * (np.arange(num_bins) + 0.5)
-    if label is None:
-        return _Clock(_trials(where, start, stop), np.array([[0.0, num_bins * bin_size_s]]), centers)
-    label = np.asarray(label)
-    if label.shape != (num_bins,) or start is not None or stop is not None:
-        raise ValueError(f"{where}: trial_label of shape {label.shape}, expected ({num_bins},) and no trial_start_s")
-    cuts = np.concatenate([[0], np.flatnonzero(label[1:] != label[:-1]) + 1, [num_bins]])
-    runs = np.stack([cuts[:-1], cuts[1:]], axis=1)[label[cuts[:-1]] >= 0] * bin_size_s
-    return _Clock(runs, runs, centers, note="trials are runs of one label, taken not to touch in time")
-
-
-def _covariate(where: str, name: str, samples: Any, fields: dict[str, Any], clock: _Clock) -> Covariate:
+def _covariate(where: str, name: str, samples: Any, fields: dict[str, Any], clock: Clock) -> Covariate:
     values, times = samples if isinstance(samples, tuple) else (samples, None)
     values = np.asarray(values)
     if values.dtype.kind not in "fiub":
@@ -246,7 +201,7 @@ def _covariate(where: str, name: str, samples: Any, fields: dict[str, Any], cloc
     return Covariate.categorical(CovariateSpec(name, kind, scope, **fields), classes.astype(np.int64), times)
 
 
-def _on_bins(where: str, values: np.ndarray, clock: _Clock) -> tuple[np.ndarray, np.ndarray]:
+def _on_bins(where: str, values: np.ndarray, clock: Clock) -> tuple[np.ndarray, np.ndarray]:
     """Values one per bin, and the bins' times."""
     if clock.bins_per_trial and values.shape[:2] == (len(clock.trials), clock.bins_per_trial):
         values = values.reshape(-1, *values.shape[2:])
@@ -255,7 +210,7 @@ def _on_bins(where: str, values: np.ndarray, clock: _Clock) -> tuple[np.ndarray,
     return values, clock.centers
 
 
-def _scope(where: str, values: np.ndarray, times: np.ndarray | None, clock: _Clock) -> Scope:
+def _scope(where: str, values: np.ndarray, times: np.ndarray | None, clock: Clock) -> Scope:
     if times is not None:
         return "time"
     num_trials, num_bins = len(clock.trials), 0 if clock.centers is None else len(clock.centers)
@@ -287,16 +242,6 @@ def _vector(where: str, name: str, values: np.ndarray | None) -> np.ndarray | No
     return vector
 
 
-def _trials(where: str, start: np.ndarray | None, stop: np.ndarray | None) -> np.ndarray:
-    """Trials `(R, 2)` in seconds; none if neither bound is given."""
-    if start is None and stop is None:
-        return np.zeros((0, 2))
-    if start is None or stop is None or len(start) != len(stop):
-        got = ["none" if bound is None else len(bound) for bound in (start, stop)]
-        raise ValueError(f"{where}: got {got[0]} trial_start_s and {got[1]} trial_stop_s, expected as many of both")
-    return np.stack([start, stop], axis=1)
-
-
 def _num_units(where: str, rows: np.ndarray) -> int:
     """Number of units when no unit array tells it."""
     num, active = int(rows.max(initial=0)) + 1, len(np.unique(rows))
@@ -309,7 +254,7 @@ def _num_units(where: str, rows: np.ndarray) -> int:
 
 
 def _check_rate(where: str, num_spikes: int, num_units: int, duration_s: float) -> None:
-    rate = num_spikes / max(num_units, 1) / duration_s
+    rate = num_spikes / max(num_units * duration_s, 1e-9)
     if num_spikes and not PLAUSIBLE_HZ[0] <= rate <= PLAUSIBLE_HZ[1]:
         raise ValueError(
             f"{where}: {num_spikes} spikes of {num_units} units in {duration_s:.6g} s are {rate:.3g} Hz per unit, "

@@ -1,7 +1,7 @@
-"""The classical baselines and nulls of every task of the protocol (section 3), as predictions that the one scorer reads.
+"""The classical baselines and nulls of every task of the protocol (section 3), as predictions for the one scorer.
 
-The fits themselves are in `baselines_encoding` and `baselines_decoding`. Which baseline is the one to beat is decided by
-validation loss alone; nothing here looks at a test trial.
+The fits themselves are in `baselines_encoding` and `baselines_decoding`. Which baseline is the one to beat is decided
+by validation loss alone; nothing here looks at a test trial.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ class Baseline:
 
 
 def tasks_of(view: SessionView) -> list[tuple[str, str]]:
-    """Tasks and tracks that a recording has the covariates for, in the protocol's order; track "" where there is one."""
+    """Tasks and tracks that a recording has the covariates for, in the protocol's order; "" where none."""
     trial = {n for n, c in view.trial_covariates.items() if c.observed.any()}
     names = [t for t in LABEL_TASKS if t in trial and view.trial_covariates[t].spec.num_classes == 2]
     names += ["choice_t"] if "choice" in names else []
     names += [t for t in VALUE_TASKS if t in trial and view.trial_covariates[t].spec.kind == "continuous"]
     names += ["evidence"] if "evidence" in view.row_covariates else []
-    names += RATE_TASKS
+    names += [t for t in RATE_TASKS if t != "cosmooth" or len(view.unit) > 1]
     return [(task, track) for task in names for track in TRACKS.get(task, ("",))]
 
 
@@ -161,7 +161,7 @@ def _of_rate(view: SessionView, task: str, track: str, name: str, fit: RateFit) 
         trial=view.source_row_trial[rows],
         bin=view.bin[rows],
         unit=view.unit[columns],
-        rate=fit.rate[rows][:, columns].astype(np.float32),
+        rate=fit.rate[rows][:, columns],
     )
     return Baseline(prediction, _kind(name), fit.validation_loss)
 

@@ -6,20 +6,15 @@ Predicting spikes is elsewhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
-import scipy.linalg
-import scipy.optimize
-import scipy.special
 
 from eval.design import hats, standardize, window_sum
+from eval.linear_fits import ScalarFit, log_loss, logistic, ridge
 from eval.scoring import choice_by_time, target_rows
 from eval.session_view import SessionView
 
-# Inverse penalties of the logistic regression on standardized features, per feature.
-STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # Windows of the rates that a trial's label is read from: fractions of the trial, or seconds before its end.
 WINDOW_SETS: dict[str, tuple[tuple[float, float], ...]] = {
     "whole": ((0.0, 1.0),),
@@ -33,61 +28,6 @@ WINDOW_SETS: dict[str, tuple[tuple[float, float], ...]] = {
 }
 # Lag windows of evidence decoding in bins of 20 ms, (nearest, farthest): to 320 ms.
 EVIDENCE_WINDOWS = ((0, 0), (1, 1), (2, 3), (4, 6), (7, 10), (11, 15))
-RIDGE_PENALTIES = tuple(10.0**k for k in np.arange(0, 6.1, 0.5))
-
-
-@dataclass(frozen=True)
-class ScalarFit:
-    """A logit or a value for each trial `(M,)` or row `(R,)` of a view, and the validation loss (lower is better)."""
-
-    value: np.ndarray
-    validation_loss: float
-
-
-def fit_logistic(features: np.ndarray, label: np.ndarray, penalty: float) -> np.ndarray:
-    """Weights `(F + 1,)`, the intercept last and free, of sum log loss + penalty / 2 · ||w||^2; by L-BFGS.
-
-    Args:
-        features: `(M, F)`.
-        label: `(M,)` 0 or 1.
-        penalty: > 0.
-    """
-    x = np.concatenate([features, np.ones((len(features), 1))], axis=1)
-    ridge = np.full(x.shape[1], penalty)
-    # Enough to keep the intercept finite when only one class occurs.
-    ridge[-1] = 1e-3
-    sign = 2.0 * label - 1
-
-    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
-        margin = sign * (x @ w)
-        gradient = x.T @ (-sign * scipy.special.expit(-margin)) + ridge * w
-        return float(np.logaddexp(0, -margin).sum() + 0.5 * (ridge * w * w).sum()), gradient
-
-    found = scipy.optimize.minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 500})
-    return np.asarray(found.x)
-
-
-def log_loss(logit: np.ndarray, label: np.ndarray) -> float:
-    """Mean log loss in nats."""
-    return float(np.mean(np.logaddexp(0, np.where(label > 0, -logit, logit))))
-
-
-def logistic(features: np.ndarray, label: np.ndarray, train: np.ndarray, val: np.ndarray) -> ScalarFit:
-    """L2 logistic regression; the strength by validation log loss.
-
-    Args:
-        features: `(M, F)`, scaled.
-        label: `(M,)` 0 or 1.
-        train: `(M,)` bool or indices.
-        val: The same.
-    """
-    scale = max(1, features.shape[1])
-    fits = []
-    for strength in STRENGTHS:
-        w = fit_logistic(features[train], label[train], 1 / (strength * 30 / scale))
-        logit = features @ w[:-1] + w[-1]
-        fits.append(ScalarFit(logit, log_loss(logit[val], label[val])))
-    return min(fits, key=lambda fit: fit.validation_loss)
 
 
 def window_rates(view: SessionView, windows: tuple[tuple[float, float], ...]) -> np.ndarray:
@@ -132,7 +72,7 @@ def stimulus_features(view: SessionView, *, until: np.ndarray | None = None) -> 
     columns += [t[first + num] - t[first] for t in totals.values()]
     for one, other in combinations(totals.values(), 2):
         edges = [first + np.round(q * num).astype(np.int64) for q in (0, 0.25, 0.5, 0.75, 1)]
-        quarters = [(one[b] - one[a]) - (other[b] - other[a]) for a, b in zip(edges[:-1], edges[1:])]
+        quarters = [(one[b] - one[a]) - (other[b] - other[a]) for a, b in pairwise(edges)]
         both = one[edges[-1]] - one[edges[0]] + other[edges[-1]] - other[edges[0]]
         difference = np.sum(quarters, axis=0)
         columns += [difference, *quarters, np.tanh(difference / 3), np.tanh(difference / 8)]
@@ -227,35 +167,6 @@ def _constant(logit: float, label: np.ndarray, val: np.ndarray) -> ScalarFit:
     return ScalarFit(value, log_loss(value[val], label[val]) if len(val) else float(np.log(2)))
 
 
-def ridge(
-    features: np.ndarray,
-    target: np.ndarray,
-    train: np.ndarray,
-    val: np.ndarray,
-    penalties: tuple[float, ...] = RIDGE_PENALTIES,
-) -> ScalarFit:
-    """Ridge regression with a free intercept, penalty by validation squared error; exact for the whole grid at once.
-
-    Args:
-        features: `(R, F)`, scaled.
-        target: `(R,)`.
-        train: `(R,)` bool.
-        val: The same.
-        penalties: Grid.
-    """
-    center, mean = features[train].mean(axis=0), float(target[train].mean())
-    x, y = features[train] - center, target[train] - mean
-    values, vectors = scipy.linalg.eigh(x.T @ x)
-    rotated = vectors.T @ (x.T @ y)
-    fits = []
-    for penalty in penalties:
-        w = vectors @ (rotated / (np.maximum(values, 0) + penalty))
-        error = (features[val] - center) @ w + mean - target[val]
-        fits.append((float(np.mean(error**2)), w))
-    loss, w = min(fits, key=lambda fit: fit[0])
-    return ScalarFit((features - center) @ w + mean, loss)
-
-
 def evidence_fits(view: SessionView, *, causal: bool) -> dict[str, ScalarFit]:
     """Running evidence `(R,)`: `ridge` on lag windows and running counts, and nulls.
 
@@ -280,7 +191,7 @@ def evidence_fits(view: SessionView, *, causal: bool) -> dict[str, ScalarFit]:
 
 
 def _evidence_features(view: SessionView, causal: bool) -> np.ndarray:
-    """Square roots of counts in lag windows, and of running counts, `(R, F)`; acausal: also ahead, to the trial's end."""
+    """Square roots of counts in lag windows and of running counts, `(R, F)`; acausal: also ahead, to its end."""
     first = view.first_row()[view.trial]
     counts = view.counts.astype(float)
     scale = 0.02 / view.bin_size_s

@@ -280,7 +280,7 @@ def _forecast_neurons(
 
 
 def _window(values: np.ndarray, first: np.ndarray, last: np.ndarray, near: int, far: int) -> np.ndarray:
-    """Mean over `near` .. `far` bins back (negative: ahead) of the same trial; bins outside the trial count as absent."""
+    """Mean over `near` .. `far` bins back (negative: ahead) of the same trial; bins outside it count as absent."""
     total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
     row = np.arange(len(values))
     low, high = np.maximum(row - far, first), np.minimum(row - near, last) + 1

@@ -18,8 +18,8 @@ EVENT_DECAYS_S = (0.02, 0.05, 0.15)
 # Shifts, in bins, at which a continuous behavior is read beside the present.
 BEHAVIOR_LAGS = (-10, -5, -2, 2, 5, 10)
 _FINE, _COARSE = 13, 7
-# A prior standard deviation of each block relative to the others; ridge penalties act on the scaled columns. Found on
-# pretraining-independent grounds: time courses vary more than trial-history effects. Validation picks the rest.
+# Prior standard deviation of each block relative to the others: time courses vary more than effects of trial history.
+# The ridge penalty acts on the scaled columns, and validation picks its size.
 _WEIGHTS = {"time": 2.0, "end": 2.0, "task": 0.5}
 
 
@@ -35,12 +35,11 @@ def standardize(block: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 def window_sum(values: np.ndarray, first: np.ndarray, nearest: int, farthest: int) -> np.ndarray:
-    """Sum `(R, ...)` over the rows of the same trial from `farthest` to `nearest` bins back (negative: ahead, clipped).
+    """Sum `(R, ...)` over the rows of the same trial from `farthest` to `nearest` bins back.
 
     Args:
         values: `(R, ...)`.
-        first: `(R,)` row of each row's first bin of the trial. Looking ahead needs `values` masked by the caller, since
-            this function only guards the start of a trial.
+        first: `(R,)` row of the first bin of each row's trial.
         nearest: Bins back, >= 0.
         farthest: Bins back, >= nearest.
     """
@@ -68,8 +67,8 @@ def task_features(view: SessionView, *, to_end: bool, without: Collection[str] =
     """Everything about the task but drift, `(R, F)`, standardized on train rows.
 
     Time since the trial's start; time to its end (`to_end`, track E2); trial-scope values times time; events in lag
-    windows, their running number and the time since the last; behaviors in time with lags. A trial-scope stimulus is left
-    out where the stimulus is there as events: it would tell of events still to come.
+    windows, their running number and the time since the last; behaviors in time with lags. A trial-scope stimulus is
+    left out where the stimulus is there as events: it would tell of events still to come.
 
     Args:
         view: The session.

@@ -183,10 +183,10 @@ def _score_evidence(prediction: Prediction, view: SessionView) -> dict[str, Scor
     found = _find(prediction, _row_keys(view)[rows], _file_keys(prediction), "row (trial, bin)")
     value, truth = prediction.arrays["value"][found], view.row_covariates["evidence"].values[rows, 0]
     scores = _value_scores(truth, value, "test bins")
-    beyond = choice_by_time(view)[rows]
-    scores["partial_r2"] = Score(
-        metrics.partial_r2(truth, value, beyond), "squared partial correlation beyond true choice x time", len(rows)
-    )
+    if "choice" in view.trial_covariates:
+        partial = metrics.partial_r2(truth, value, choice_by_time(view)[rows])
+        convention = "squared partial correlation beyond true choice x time, test bins"
+        scores["partial_r2"] = Score(partial, convention, len(rows))
     return scores
 
 

@@ -23,6 +23,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments {unknown}; see `foundation {arguments.verb} --help`")
     try:
         arguments.run(arguments, overrides)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as `head`, has gone
     except (ValueError, FileNotFoundError) as error:
         print(f"foundation {arguments.verb}: {error}", file=sys.stderr)
         return 2
@@ -36,9 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(
-            name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=RAW
-        )
+        sub = verbs.add_parser(name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=RAW)
         sub.set_defaults(run=run)
         return sub
 
@@ -255,8 +255,8 @@ def _doctor(a: argparse.Namespace, overrides: list[str]) -> None:
         names = ", ".join(recording.covariates)
         trials = f"{int(recording.trials['usable'].sum())}/{len(recording.trials)} usable trials"
         print(
-            f"  {recording.info.recording_id}: {recording.info.subject_id}, {recording.num_units} units at {rate:.1f} Hz, "
-            f"{recording.duration_s / 60:.1f} min, {trials}; {names}"
+            f"  {recording.info.recording_id}: {recording.info.subject_id}, {recording.num_units} units "
+            f"at {rate:.1f} Hz, {recording.duration_s / 60:.1f} min, {trials}; {names}"
         )
 
 

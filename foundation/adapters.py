@@ -9,6 +9,7 @@ tensors that share the table's memory, and the optimizer updates just those in p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import pandas as pd
@@ -70,9 +71,15 @@ class SessionRows:
     center: torch.Tensor
     layout: RowLayout
 
+    @cached_property
+    def _parts(self) -> dict[str, torch.Tensor]:
+        # One split has one gradient as large as the rows, where a slice per part would make one for each.
+        slices = self.layout.slices()
+        return dict(zip(slices, self.units.split([s.stop - s.start for s in slices.values()], dim=1)))
+
     def part(self, name: str) -> torch.Tensor:
         """`(N, size)` columns of one part."""
-        return self.units[:, self.layout.slices()[name]]
+        return self._parts[name]
 
 
 @dataclass

@@ -119,7 +119,7 @@ def _interpolate(
     inside = (right > 0) & (right < len(near))
     right = np.clip(right, 1, len(near) - 1)
     span = known[right] - known[right - 1]
-    fill = gaps[inside & (span <= max_gap_s)]
+    fill = gaps[inside & (span <= max_gap_s + _EDGE_S)]
     for d in range(values.shape[1]):
         out[fill, d] = np.interp((edges[fill] + edges[fill + 1]) / 2, known, values[near, d])
     observed[fill] = True

@@ -105,6 +105,22 @@ def load_model(path: str | Path) -> FoundationModel:
     raise RunError(f"{path}: no model here; expected a folder made by `foundation train` or save_pretrained")
 
 
+def find_adapted(path: str | Path, recording_id: str, subject: str) -> FoundationModel:
+    """The model that has an adapter for a recording, in a model, run or adaptation folder.
+
+    Raises:
+        RunError: None has.
+    """
+    path = Path(path)
+    folders = [path, path / "model", *sorted((path / subject).glob("*"))]
+    for folder in folders:
+        if (folder / "model.safetensors").exists():
+            model = FoundationModel.from_pretrained(folder)
+            if recording_id in model.adapters.sessions["recording_id"].tolist():
+                return model
+    raise RunError(f"{path}: no model here has an adapter for {recording_id}; run `foundation finetune` on {subject}")
+
+
 class MetricsLog:
     """`metrics.jsonl`: one JSON object per line, cut back to the checkpoint on resume."""
 

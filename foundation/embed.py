@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +90,8 @@ def domain_windows(reader: WindowReader, recording_id: str, window_s: float) -> 
 def write_embedding(folder: Path, embedding: Embedding) -> Path:
     """Write `<dataset>--<session>.npz` (no pickles), whole or not at all."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{key: np.asarray(value) for key, value in vars(embedding).items()})
+    arrays: dict[str, Any] = {key: np.asarray(value) for key, value in vars(embedding).items()}
+    np.savez_compressed(buffer, **arrays)
     path = folder / f"{embedding.recording_id.replace('/', '--')}.npz"
     write_atomic(path, buffer.getvalue())
     return path

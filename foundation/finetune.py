@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +17,12 @@ from typing import Any, Literal
 import numpy as np
 from accelerate import Accelerator
 
-from foundation.checkpoint import RunError, save_folder
+from foundation.checkpoint import RunError, load_model, save_folder
 from foundation.corpus import Corpus
 from foundation.model import FoundationModel
 from foundation.objectives import ObjectiveConfig
 from foundation.optim import OptimConfig
-from foundation.readout import ReadoutConfig, fit_readouts
+from foundation.readout import ReadoutConfig, fit_readouts, state_prior
 from foundation.recording import Recording
 from foundation.sampling import WindowReader
 from foundation.splits import SplitName, few_shot_roles, session_roles
@@ -153,7 +152,8 @@ def adapt(
         label=f"{track} {subjects.pop()}",
         log=log,
     )
-    fit_readouts(model, data, config.readout)
+    if config.readout.enabled:
+        fit_readouts(model, data, config.readout, state_prior(model if track == "scratch" else base))
     model.provenance = _provenance(base, corpus, data, assignment, track, seed, config)
     return model
 
@@ -168,11 +168,22 @@ def finetune(
     *,
     assignment: Assignment | None = None,
     seed: int = 0,
-    on_animal: Callable[[str, str], None] = lambda subject, track: None,
+    base_path: str = "",
 ) -> list[Path]:
     """Adapt to several animals, each on its own; one model folder per animal and track, `out/<subject>/<track>`.
 
     A folder that holds a model of the same arguments already is left alone, so the same call goes on after a stop.
+
+    Args:
+        run: Pretrained.
+        corpus: Holds the animals' sessions.
+        subjects: Animals.
+        out: Folder of this adaptation.
+        config: Adaptation.
+        objective: Losses.
+        assignment: Which trials.
+        seed: Of new rows, batches and masks.
+        base_path: Where `run` lies, for provenance and the region probe.
 
     Raises:
         RunError: A folder holds a model made otherwise.
@@ -189,13 +200,14 @@ def finetune(
             if (folder / "request.json").exists():
                 if json.loads((folder / "request.json").read_text()) != json.loads(json.dumps(request)):
                     raise RunError(f"{folder}: holds a model made with other settings; give another --out")
+                adapted = load_model(folder) if track == "adapter" else adapted
                 continue
-            on_animal(subject, track)
             log = out / subject / f"{track}.metrics.jsonl"
             options: dict[str, Any] = {"track": track, "assignment": assignment, "seed": seed, "log": log}
             model = adapt(run, corpus, ids, config, objective, start=adapted, **options)
+            model.provenance["base"] = base_path
             adapted = model if track == "adapter" else adapted
-            save_folder(folder, lambda scratch, model=model: _save(model, scratch, request))  # type: ignore[misc]
+            save_folder(folder, lambda scratch, model=model: _save(model, scratch, request))
     return folders
 
 
@@ -225,8 +237,7 @@ def _provenance(
     """The base model's past, and per session the role that each trial had here."""
     past = base.provenance if track != "scratch" else {**base.provenance, "pretraining_subjects": []}
     adapted = {
-        key: {**asdict(assignment), "roles": assignment.roles(data.reader.recording(key)).tolist()} for key in data.train
+        key: {**asdict(assignment), "roles": assignment.roles(data.reader.recording(key)).tolist()}
+        for key in data.train
     }
     return {**past, "track": track, "adaptation_seed": seed, "adapted": adapted}
-
-

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -149,6 +150,8 @@ class FoundationModel(PreTrainedModel):
         )
         self.log_temperature = nn.Parameter(torch.empty(2), requires_grad=shape.learn_temperature)
         self.provenance: dict[str, Any] = {"pretraining_subjects": [], "adapted": {}}
+        # Convex read-outs of adapted sessions, named arrays by recording id (foundation.readout makes and reads them).
+        self.readouts: dict[str, dict[str, torch.Tensor]] = {}
         self.post_init()
 
     @classmethod
@@ -362,6 +365,13 @@ class FoundationModel(PreTrainedModel):
         super().save_pretrained(folder, *args, **kwargs)
         self.adapters.units.to_parquet(folder / "units.parquet", index=False)
         self.adapters.sessions.to_parquet(folder / "sessions.parquet", index=False)
+        index = {key: k for k, key in enumerate(self.adapters.sessions["recording_id"])}
+        flat = {
+            f"{index[key]}/{name}": array.contiguous()
+            for key, arrays in self.readouts.items()
+            for name, array in arrays.items()
+        }
+        save_file(flat, folder / "readouts.safetensors")
         write_atomic(folder / "provenance.json", json.dumps(self.provenance, indent=1, sort_keys=True).encode())
 
     @classmethod
@@ -377,6 +387,10 @@ class FoundationModel(PreTrainedModel):
             *(pd.read_parquet(_sidecar(path, f"{name}.parquet")) for name in ("units", "sessions"))
         )
         model.provenance = json.loads(_sidecar(path, "provenance.json").read_text())
+        sessions = model.adapters.sessions["recording_id"].tolist()
+        for key, array in load_file(_sidecar(path, "readouts.safetensors")).items():
+            index, name = key.split("/", 1)
+            model.readouts.setdefault(sessions[int(index)], {})[name] = array
         return model
 
 

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch.optim.adam import adam
 
 from foundation.adapters import Adapters, SessionRows
 from foundation.model import FoundationModel
@@ -56,7 +57,7 @@ def shared_optimizer(model: FoundationModel, config: OptimConfig) -> torch.optim
     decays = [p for n, p in named if n.endswith(".weight") and p.ndim == 2]
     plain = [p for n, p in named if not (n.endswith(".weight") and p.ndim == 2)]
     groups = [{"params": decays, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=1e-8)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=1e-8, fused=True)
 
 
 class RowAdam:
@@ -80,23 +81,36 @@ class RowAdam:
     @torch.no_grad()
     def step(self, rows: dict[str, SessionRows], lr: float) -> None:
         """Update the rows of the given sessions from their gradients."""
-        beta1, beta2 = self.config.beta1, self.config.beta2
+        tensors, grads, means, squares, counts = [], [], [], [], []
         for recording_id, leaf in rows.items():
-            index, first, stop = self.adapters.span(recording_id)
-            self.steps[index] += 1
-            count = int(self.steps[index])
-            size = lr / (1 - beta1**count)
-            for name, tensor, where in (
-                ("unit_rows", leaf.units, slice(first, stop)),
-                ("session_rows", leaf.session, slice(index, index + 1)),
-            ):
+            where = self._where(recording_id)
+            for table, tensor in (("unit_rows", leaf.units), ("session_rows", leaf.session)):
                 if tensor.grad is None:
                     continue
-                mean = self.moments[f"{name}_first"][where].lerp_(tensor.grad, 1 - beta1)
-                square = self.moments[f"{name}_second"][where]
-                square.mul_(beta2).addcmul_(tensor.grad, tensor.grad, value=1 - beta2)
-                scale = (square / (1 - beta2**count)).sqrt_().add_(1e-8)
-                tensor.detach().addcdiv_(mean, scale, value=-size)
+                tensors.append(tensor.detach())
+                grads.append(tensor.grad)
+                means.append(self.moments[f"{table}_first"][where[f"{table}_first"]])
+                squares.append(self.moments[f"{table}_second"][where[f"{table}_second"]])
+                # `adam` counts up what it is given, so each table gets a copy.
+                counts.append(self.steps[where["steps"]][0].to(tensor))
+            self.steps[where["steps"]] += 1
+        if tensors:
+            adam(
+                tensors,
+                grads,
+                means,
+                squares,
+                [],
+                counts,
+                fused=True,
+                amsgrad=False,
+                beta1=self.config.beta1,
+                beta2=self.config.beta2,
+                lr=lr,
+                weight_decay=0.0,
+                eps=1e-8,
+                maximize=False,
+            )
 
     def take(self, recording_ids: list[str]) -> dict[str, dict[str, torch.Tensor]]:
         """Copies of the moments and the step count of some sessions."""

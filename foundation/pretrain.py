@@ -64,6 +64,7 @@ def pretrain(config: Config) -> Path:
 def provenance(config: Config, corpus: Corpus, subjects: list[str]) -> dict[str, Any]:
     """What evaluation needs to know of a model's past: animals, sessions, split, data hash, versions."""
     return {
+        "name": config.name,
         "pretraining_subjects": subjects,
         "pretraining_recordings": corpus.ids,
         "split": config.data.split,

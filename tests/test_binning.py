@@ -94,7 +94,7 @@ def naive_covariate(
         center = start_s + (k + 0.5) * bin_size_s
         before = [i for i in range(len(times)) if covariate.observed[i] and times[i] < center]
         after = [i for i in range(len(times)) if covariate.observed[i] and times[i] >= center]
-        if before and after and times[after[0]] - times[before[-1]] <= max(max_gap_s, 2 * bin_size_s):
+        if before and after and times[after[0]] - times[before[-1]] <= max(max_gap_s, 2 * bin_size_s) + 1e-9:
             i, j = before[-1], after[0]
             share = (center - times[i]) / (times[j] - times[i])
             out[k], observed[k] = (1 - share) * values[i] + share * values[j], True
@@ -121,6 +121,17 @@ def test_covariates_equal_a_loop(data: st.DataObject, grid: tuple[float, int, fl
     assert values.dtype == np.float32
     assert observed.tolist() == expected_observed.tolist()
     np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_one_missing_bin_is_interpolated_wherever_it_stands() -> None:
+    """Samples at bin centers, as many sources have: the two around a hole are two bins apart, but for rounding."""
+    spec = CovariateSpec("x", "continuous", "time")
+    for bin_size_s in (0.02, 0.025, 0.2, 1 / 3):
+        times = bin_size_s * (np.arange(500) + 0.5)
+        values = np.where(np.arange(500) % 3 == 1, np.nan, np.arange(500))
+        binned, observed = bin_covariate(Covariate.continuous(spec, values, times), 0.0, 499, bin_size_s, max_gap_s=0)
+        assert observed.all()
+        np.testing.assert_allclose(binned[:, 0], np.arange(499), atol=1e-3)
 
 
 def test_events_are_counted_and_always_observed() -> None:

@@ -1,0 +1,267 @@
+"""Evaluation of adapted models on held-out animals: who may be scored, every task, baselines, nulls, regions, files.
+
+Provenance decides: an animal of the pretraining set is refused, and so is a test trial that adaptation used in another
+role; forced, the results are stamped. Scores are made by `eval.scoring`, averaged and shown by others.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import foundation
+from eval.baselines import Baseline, run_baselines, strongest, tasks_of
+from eval.examples import ConfusionExample
+from eval.model_predictions import MODEL_TRACKS, predict_task
+from eval.predictions import write_prediction
+from eval.region_evaluation import region_rows
+from eval.report_examples import make_examples
+from eval.results import ResultRow, write_results
+from eval.scoring import Score, score
+from eval.session_view import SessionView
+from foundation.checkpoint import load_model
+from foundation.corpus import Corpus, CorpusError, manifest_hash
+from foundation.model import FoundationModel
+from foundation.recording import RecordingError
+from foundation.sampling import WindowReader
+from foundation.splits import ROLES
+
+
+class ProvenanceError(ValueError):
+    """A score that would not be of a held-out animal or trial."""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """One adapted model: its folder, animal, track and the run it belongs to."""
+
+    folder: Path
+    subject: str
+    track: str
+    model: FoundationModel
+
+    @property
+    def name(self) -> str:
+        """Such as "luo2025/adapter"."""
+        return f"{self.model.provenance.get('name', 'foundation')}/{self.track}"
+
+
+def evaluate(
+    runs: list[Path],
+    corpus: Corpus,
+    subjects: list[str],
+    out: Path,
+    *,
+    tasks: list[str] | None = None,
+    base: str | None = None,
+    baselines: bool = True,
+    force: bool = False,
+) -> Path:
+    """Score every adapted model of some animals and write results, prediction files and examples for the report.
+
+    Args:
+        runs: Folders made by `foundation.finetune.finetune`.
+        corpus: Holds the animals' recordings, and the pretraining animals' for the region probe.
+        subjects: Animals to score.
+        out: Results folder.
+        tasks: Such as ["encode", "choice"]; by default all that the data allow, and the region probe.
+        base: Pretrained run for the region probe; by default the one the models remember.
+        baselines: Fit the classical baselines and nulls too.
+        force: Score what provenance forbids, and stamp the results.
+
+    Returns:
+        `out/results.parquet`.
+
+    Raises:
+        ProvenanceError: An animal was in pretraining, or a test trial was used in adaptation.
+    """
+    models = [adapted for run in runs for adapted in find_models(run, subjects)]
+    broken = [problem for adapted in models for problem in breaches(adapted, corpus)]
+    if broken and not force:
+        raise ProvenanceError("; ".join(broken) + ". Hold the animal out, or pass --force to score it under a stamp")
+    rows: list[ResultRow] = []
+    fitted: dict[tuple[Any, ...], dict[str, Baseline]] = {}
+    for adapted in models:
+        for recording_id in adapted.model.adapters.sessions["recording_id"]:
+            print(f"evaluate {adapted.name} on {recording_id}", file=sys.stderr, flush=True)
+            rows += _session_rows(adapted, corpus, recording_id, out, tasks, baselines, fitted)
+    confusions: list[ConfusionExample] = []
+    if tasks is None or "region" in tasks:
+        regions, confusions = region_rows(models, corpus, base)
+        rows += regions
+    unique = {row.key: row for row in rows}
+    write_examples_of(models, corpus, out, confusions)
+    return write_results(out, list(unique.values()), _provenance(models, corpus, subjects, broken))
+
+
+def find_models(run: Path, subjects: list[str]) -> list[Adapted]:
+    """The adapted models of some animals in a run folder.
+
+    Raises:
+        ValueError: An animal has none.
+    """
+    found = []
+    for subject in subjects:
+        folders = [path.parent for path in sorted((run / subject).glob("*/model.safetensors"))]
+        if not folders:
+            raise ValueError(f"{run / subject}: no adapted model; run `foundation finetune ... --subjects {subject}`")
+        found += [Adapted(folder, subject, folder.name, load_model(folder)) for folder in folders]
+    return found
+
+
+def breaches(adapted: Adapted, corpus: Corpus) -> list[str]:
+    """What of a model's past forbids scoring it on its animal, in words."""
+    past = adapted.model.provenance
+    problems = []
+    if adapted.subject in past["pretraining_subjects"]:
+        problems.append(f"{adapted.subject} was in the pretraining of {adapted.folder}")
+    for recording_id in adapted.model.adapters.sessions["recording_id"]:
+        used = past["adapted"].get(recording_id)
+        if used is None:
+            problems.append(f"{recording_id} has an adapter in {adapted.folder} whose trials are not on record")
+            continue
+        view = _view(corpus, recording_id, adapted)
+        roles = np.array(used["roles"])
+        test = view.trials_in("test", full=True)
+        if len(roles) != len(view.full_roles) or np.isin(roles[test], (ROLES["train"], ROLES["val"])).any():
+            problems.append(f"{recording_id}: test trials were used in adapting {adapted.folder}")
+    return problems
+
+
+def _view(corpus: Corpus, recording_id: str, adapted: Adapted) -> SessionView:
+    used = adapted.model.provenance["adapted"][recording_id]
+    few = (int(used["train_trials"]), int(used["draw"])) if used["train_trials"] else None
+    return SessionView.of(
+        corpus[recording_id],
+        bin_size_s=adapted.model.config.bin_size_s,
+        split=used["split"],
+        fold=used["fold"],
+        few_shot=few,
+    )
+
+
+def _session_rows(
+    adapted: Adapted,
+    corpus: Corpus,
+    recording_id: str,
+    out: Path,
+    tasks: list[str] | None,
+    baselines: bool,
+    fitted: dict[tuple[Any, ...], dict[str, Baseline]],
+) -> Iterator[ResultRow]:
+    used = adapted.model.provenance["adapted"][recording_id]
+    view = _view(corpus, recording_id, adapted)
+    reader = WindowReader(corpus, adapted.model.channels, adapted.model.config.bin_size_s)
+    shot = f"-k{used['train_trials']}-d{used['draw']}" if used["train_trials"] else ""
+    seed = int(adapted.model.provenance.get("seed", 0))
+    targets = {c.spec.name for c in adapted.model.channels if c.is_target} | {
+        "choice_t",
+        "encode",
+        "cosmooth",
+        "forecast",
+    }
+    for task, track in tasks_of(view):
+        allowed = MODEL_TRACKS.get(task, ("",))
+        if track not in allowed or task not in targets or (tasks is not None and task not in tasks):
+            continue
+        classical: dict[str, Baseline] = {}
+        if baselines:
+            key = (recording_id, view.split, view.fold, used["train_trials"], used["draw"], task, track)
+            if key not in fitted:
+                fitted[key] = run_baselines(view, task, track)
+            classical = fitted[key]
+        prediction = predict_task(adapted.model, reader, recording_id, view, task, track, adapted.name)
+        named = {name: (one.prediction, one.kind) for name, one in classical.items() if one.kind != "reference"}
+        scores = {name: score(one, view) for name, (one, _) in named.items()}
+        kinds: dict[str, str] = {name: kind for name, (_, kind) in named.items()}
+        against = strongest(classical) if "baseline" in kinds.values() else ""
+        null = strongest(classical, "null") if "null" in kinds.values() else ""
+        scores[adapted.name], kinds[adapted.name] = score(prediction, view), "model"
+        label = f"{view.session}-{task}{track}-{view.split}{shot}"
+        for one in [prediction, *(one for one, _ in named.values())]:
+            write_prediction(out / "predictions" / f"{label}-{_safe(one.model)}.npz", one)
+        for name, metrics in scores.items():
+            for metric, value in metrics.items():
+                if not np.isfinite(value.value):
+                    continue
+                yield ResultRow(
+                    dataset=view.dataset,
+                    subject=adapted.subject,
+                    session=view.session,
+                    split=view.split,
+                    task=f"{task} {track}".strip(),
+                    model=name,
+                    kind=kinds[name],
+                    train_trials=int(used["train_trials"]),
+                    draw=int(used["draw"]),
+                    seed=seed if kinds[name] == "model" else 0,
+                    metric=metric,
+                    convention=value.convention,
+                    value=value.value,
+                    n=int(value.n),
+                    baseline=against if name != against else "",
+                    baseline_value=_value(scores, against, metric) if name != against else None,
+                    null=null if name != null else "",
+                    null_value=_value(scores, null, metric) if name != null else None,
+                    higher_is_better=not metric.startswith("cross_entropy"),
+                )
+
+
+def _value(scores: dict[str, dict[str, Score]], name: str, metric: str) -> float | None:
+    found = scores.get(name, {}).get(metric)
+    return found.value if found is not None and np.isfinite(found.value) else None
+
+
+def _safe(name: str) -> str:
+    return name.replace("/", "_").replace(" ", "_")
+
+
+def write_examples_of(models: list[Adapted], corpus: Corpus, out: Path, confusions: list[ConfusionExample]) -> None:
+    """Write what the report draws, from the first full-data model of each animal."""
+    shown: dict[str, Adapted] = {}
+    for adapted in models:
+        few = any(used["train_trials"] for used in adapted.model.provenance["adapted"].values())
+        if not few and adapted.track != "scratch":
+            shown.setdefault(adapted.subject, adapted)
+    make_examples(
+        out,
+        [
+            (a.name, a.subject, a.model, {k: _view(corpus, k, a) for k in a.model.adapters.sessions["recording_id"]})
+            for a in shown.values()
+        ],
+        corpus,
+        confusions,
+    )
+
+
+def _provenance(models: list[Adapted], corpus: Corpus, subjects: list[str], broken: list[str]) -> dict[str, Any]:
+    first = models[0].model
+    licences = set()
+    for recording_id in corpus.ids[:: max(1, len(corpus) // 10)]:
+        try:
+            licences.add(corpus[recording_id].info.licence or "not stated")
+        except (CorpusError, RecordingError):
+            continue
+    return {
+        "title": f"{first.provenance.get('name', 'foundation')} on held-out animals",
+        "model": json.loads(json.dumps(first.config.model)),
+        "parameters": {
+            "shared": sum(p.numel() for p in first.shared_parameters()),
+            "per_unit": first.adapters.layout.num_columns,
+        },
+        "data": str(corpus.path.name),
+        "pretraining_subjects": first.provenance["pretraining_subjects"],
+        "held_out_subjects": subjects,
+        "seeds": sorted({int(a.model.provenance.get("seed", 0)) for a in models}),
+        "manifest_sha256": manifest_hash(corpus),
+        "versions": {"foundation": foundation.__version__, **first.provenance.get("versions", {})},
+        "licences": sorted(licences),
+        "forced": broken,
+        "models": sorted({a.name for a in models}),
+    }

@@ -1,0 +1,111 @@
+"""A model's answers to the tasks of the protocol, in the form that the scorer reads. Fits nothing, scores nothing.
+
+Every answer is one forward pass under the mask that leaves visible what the task allows; causal answers are passes over
+the trial cut off at the bin in question, so that neither later spikes nor the trial's length can reach them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from eval.predictions import LABEL_TASKS, Prediction
+from eval.scoring import FORECAST_KNOWN, cosmooth_folds, target_rows
+from eval.session_view import SessionView
+from foundation.model import FoundationModel
+from foundation.predict import Answer, answers, hide_behavior, hide_future, hide_units
+from foundation.readout import log_rates
+from foundation.sampling import Window, WindowReader
+
+# Tracks that a bidirectional model can answer honestly; E1 and co-smoothing from neurons alone are not offered.
+MODEL_TRACKS = {"encode": ("E2",), "cosmooth": ("b",), "evidence": ("acausal", "causal")}
+
+
+def predict_task(
+    model: FoundationModel, reader: WindowReader, recording_id: str, view: SessionView, task: str, track: str, name: str
+) -> Prediction:
+    """The model's prediction for the test trials of a session.
+
+    Args:
+        model: Adapted to the session.
+        reader: Opens it, with the model's channels and bin size.
+        recording_id: The session.
+        view: The session as evaluation sees it.
+        task: Such as "encode".
+        track: One of `MODEL_TRACKS[task]`, or "" for a task without tracks.
+        name: Of the model, for the file.
+    """
+    trials = view.trials_in("test", full=True)
+    trials = trials[view.num_bins[trials] >= 1]
+    windows = [trial_window(view, recording_id, int(m), int(view.num_bins[m])) for m in trials]
+    if task in ("encode", "cosmooth", "forecast"):
+        return _rates(model, reader, view, windows, trials, task, track, name)
+    if task in LABEL_TASKS:
+        logits = np.array([_logit(a, task) for a in answers(model, reader, windows, hide_behavior)])
+        return Prediction.of(view, task, name, trial=view.source_trial[trials], logit=logits)
+    rows = np.flatnonzero(np.isin(view.trial, trials) & target_rows(view, task))
+    field: str = "logit" if task == "choice_t" else "value"
+    if track == "acausal":
+        found = {a.window.row: a.covariates[task][:, 0] for a in answers(model, reader, windows, hide_behavior)}
+        values = np.array([found[m][b] for m, b in zip(view.trial[rows], view.bin[rows])])
+    else:
+        pick: Callable[[Answer], float] = (
+            (lambda a: _logit(a, "choice")) if task == "choice_t" else (lambda a: float(a.covariates[task][-1, 0]))
+        )
+        cut = [trial_window(view, recording_id, int(m), int(b) + 1) for m, b in zip(view.trial[rows], view.bin[rows])]
+        values = np.array([pick(a) for a in answers(model, reader, cut, hide_behavior, batch_windows=256)])
+    arrays = {"trial": view.source_row_trial[rows], "bin": view.bin[rows], field: values}
+    return Prediction.of(view, task, name, track=track, **arrays)
+
+
+def trial_window(view: SessionView, recording_id: str, trial: int, num_bins: int) -> Window:
+    """The first `num_bins` bins of a trial (row of the view's per-trial arrays)."""
+    return Window(recording_id, float(view.start_s[trial]), num_bins, trial)
+
+
+def _rates(
+    model: FoundationModel,
+    reader: WindowReader,
+    view: SessionView,
+    windows: list[Window],
+    trials: np.ndarray,
+    task: str,
+    track: str,
+    name: str,
+) -> Prediction:
+    rows = np.isin(view.trial, trials)
+    if task == "encode":
+        found = np.concatenate(list(log_rates(model, reader, windows, "encode")))[:, view.unit]
+        return Prediction.of_rates(view, task, name, np.exp(found), rows, track=track)
+    if task == "forecast":
+        hide = hide_future(FORECAST_KNOWN)
+        found = np.concatenate(list(log_rates(model, reader, windows, "forecast", hide)))[:, view.unit]
+        keep = target_rows(view, task)[rows]
+        chosen = np.flatnonzero(rows)[keep]
+        mask = np.zeros(len(rows), bool)
+        mask[chosen] = True
+        return Prediction.of_rates(view, task, name, np.exp(found[keep]), mask)
+    columns, parts = [], []
+    for fold in cosmooth_folds(view):
+        hidden = np.ones(len(view.unit), bool)
+        hidden[view.unit[fold.inputs]] = False  # the held-out units and their twins, in the model's order
+        found = np.concatenate(list(log_rates(model, reader, windows, "cosmooth", hide_units(hidden))))
+        parts.append(found[:, view.unit[fold.held_out]])
+        columns.append(fold.held_out)
+    return Prediction.of(
+        view,
+        task,
+        name,
+        track=track,
+        trial=view.source_row_trial[rows],
+        bin=view.bin[rows],
+        unit=view.unit[np.concatenate(columns)],
+        rate=np.exp(np.concatenate(parts, axis=1)),
+    )
+
+
+def _logit(answer: Answer, name: str) -> float:
+    """Log odds of class 1 for the window's (only) trial."""
+    logits = answer.covariates[name][0]
+    return float(logits[1] - logits[0])

@@ -1,0 +1,105 @@
+"""Regions told from adapter rows: the probe of `eval.probes` on a pretrained model and its adapted animals, as rows.
+
+The rows of pretraining units come from the pretrained run, those of a held-out animal from the model adapted to it;
+both live on the same trunk. Region labels are read here and nowhere before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from eval.examples import ConfusionExample
+from eval.probes import probe_regions
+from eval.results import ResultRow
+from eval.unit_features import rate_only, unit_features
+from foundation.checkpoint import load_model
+from foundation.corpus import Corpus
+
+if TYPE_CHECKING:
+    from eval.held_out import Adapted
+
+F1 = "macro-F1 over the regions present, one score per animal"
+
+
+def region_rows(
+    models: list[Adapted], corpus: Corpus, base: str | None
+) -> tuple[list[ResultRow], list[ConfusionExample]]:
+    """Rows and confusions of the region probe for the full-data adapter models; empty where regions are unknown."""
+    chosen = {a.subject: a for a in models if a.track == "adapter" and not _is_few(a)}
+    path = base or next((a.model.provenance.get("base") for a in chosen.values()), None)
+    if not chosen or path is None:
+        return [], []
+    pretrained = load_model(path)
+    vectors: dict[str, np.ndarray] = {}
+    for model in (pretrained, *(a.model for a in chosen.values())):
+        vectors |= {key: model.unit_embeddings(key) for key in model.adapters.sessions["recording_id"]}
+    units: dict[str, pd.DataFrame] = {key: corpus[key].units for key in vectors}
+    labelled = {key for key, table in units.items() if (table["region"] != "").any()}
+    if len({region for key in labelled for region in units[key]["region"]} - {""}) < 2:
+        return [], []
+    size = pretrained.config.bin_size_s
+    vectors = {key: value for key, value in vectors.items() if key in labelled}
+    found = probe_regions(
+        vectors,
+        {key: units[key] for key in vectors},
+        {key: corpus.subjects[key] for key in vectors},
+        rates={key: rate_only(corpus[key], size) for key in vectors},
+        baselines={"activity statistics": {key: unit_features(corpus[key], size)[0] for key in vectors}},
+        train_subjects=pretrained.provenance["pretraining_subjects"],
+    )
+    first = next(iter(chosen.values()))
+    return _rows(found.scores, first, corpus), _confusions(found.confusion)
+
+
+def _is_few(adapted: Adapted) -> bool:
+    return any(used["train_trials"] for used in adapted.model.provenance["adapted"].values())
+
+
+def _rows(scores: pd.DataFrame, adapted: Adapted, corpus: Corpus) -> list[ResultRow]:
+    names = {"features": (adapted.name, "model"), "activity statistics": ("activity statistics", "baseline")}
+    dataset = corpus.ids[0].split("/")[0]
+    used = next(iter(adapted.model.provenance["adapted"].values()))
+    rows = []
+    for (protocol, group, subject, probe), part in scores.groupby(
+        ["protocol", "group", "subject", "probe"], sort=False
+    ):
+        by_input = part.set_index("input")
+        for metric, convention in (("macro_f1", F1), ("balanced_accuracy", "mean recall over the regions present")):
+            baseline = float(by_input[metric]["activity statistics"])
+            null = float(by_input["null_95"]["features"]) if metric == "macro_f1" else None
+            for name, row in by_input.iterrows():
+                model, kind = names.get(str(name), (str(name), "null"))
+                rows.append(
+                    ResultRow(
+                        dataset=dataset,
+                        subject=str(subject),
+                        session=str(subject) if subject != "all" else "pooled",
+                        split=used["split"],
+                        task=f"region {protocol} {group} ({probe})",
+                        model=model,
+                        kind=kind,
+                        train_trials=0,
+                        draw=0,
+                        seed=int(adapted.model.provenance.get("seed", 0)) if kind == "model" else 0,
+                        metric=metric,
+                        convention=convention,
+                        value=float(row[metric]),
+                        n=int(row["num_units"]),
+                        baseline="activity statistics" if kind == "model" else "",
+                        baseline_value=baseline if kind == "model" else None,
+                        null="labels permuted within session, 95th percentile" if kind == "model" and null else "",
+                        null_value=null if kind == "model" else None,
+                    )
+                )
+    return rows
+
+
+def _confusions(confusion: dict[tuple[str, str, str, str], pd.DataFrame]) -> list[ConfusionExample]:
+    return [
+        ConfusionExample(f"{protocol}, {subject}, {probe}", [str(c) for c in counts.columns], counts.to_numpy())
+        for (protocol, subject, source, probe), counts in confusion.items()
+        if source == "features" and probe == "logistic"
+    ]

@@ -1,0 +1,126 @@
+"""What the report draws beside scores, made from adapted models: single trials, decoded traces, embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from eval.examples import ConfusionExample, EmbeddingExample, Examples, TrialExample, write_examples
+from eval.model_predictions import trial_window
+from eval.session_view import SessionView
+from foundation.corpus import Corpus
+from foundation.embed import embed
+from foundation.model import FoundationModel
+from foundation.predict import answers, hide_behavior
+from foundation.readout import log_rates
+from foundation.sampling import WindowReader
+
+NUM_TRIALS, NUM_UNITS, NUM_POINTS = 60, 8, 4000
+
+Shown = tuple[str, str, FoundationModel, dict[str, SessionView]]
+
+
+def make_examples(out: Path, shown: list[Shown], corpus: Corpus, confusions: list[ConfusionExample]) -> Path:
+    """Write `examples.npz`.
+
+    Args:
+        out: Results folder.
+        shown: Name, animal, model and views by recording id; the first recording of each animal is drawn.
+        corpus: Holds the recordings.
+        confusions: Drawn as they are.
+    """
+    trials = [_trials(*one, corpus) for one in shown]
+    points = [_points(model, views, corpus, subject) for _, subject, model, views in shown]
+    embeddings = [_embedding(points)] if points else []
+    return write_examples(out, Examples(trials=trials, embeddings=embeddings, confusions=confusions))
+
+
+def _trials(
+    name: str, subject: str, model: FoundationModel, views: dict[str, SessionView], corpus: Corpus
+) -> TrialExample:
+    recording_id, view = next(iter(views.items()))
+    reader = WindowReader(corpus, model.channels, model.config.bin_size_s)
+    test = view.trials_in("test", full=True)
+    chosen = test[np.linspace(0, len(test) - 1, min(NUM_TRIALS, len(test))).round().astype(int)]
+    windows = [trial_window(view, recording_id, int(m), int(view.num_bins[m])) for m in chosen]
+    busiest = np.argsort(-view.counts.sum(axis=0))[:NUM_UNITS]
+    longest = int(view.num_bins[chosen].max())
+    shape = (len(chosen), longest, len(busiest))
+    counts, rates = np.full(shape, np.nan), np.full(shape, np.nan)
+    decoded = list(answers(model, reader, windows, hide_behavior))
+    first = view.first_row()
+    traces: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for i, (m, found) in enumerate(zip(chosen, log_rates(model, reader, windows, "encode"))):
+        bins = int(view.num_bins[m])
+        counts[i, :bins] = view.counts[first[m] : first[m] + bins][:, busiest]
+        rates[i, :bins] = np.exp(found[:, view.unit[busiest]])
+    for channel in model.channels:
+        if channel.is_target and channel.spec.scope == "time" and channel.spec.kind == "continuous":
+            true, predicted = np.full(shape[:2], np.nan), np.full(shape[:2], np.nan)
+            covariate = view.row_covariates[channel.spec.name]
+            for i, m in enumerate(chosen):
+                rows = slice(first[m], first[m] + int(view.num_bins[m]))
+                true[i, : view.num_bins[m]] = np.where(covariate.observed[rows], covariate.values[rows, 0], np.nan)
+                predicted[i, : view.num_bins[m]] = decoded[i].covariates[channel.spec.name][:, 0]
+            traces[f"{channel.spec.name} ({channel.spec.unit or 'a.u.'})"] = (true, predicted)
+    return TrialExample(
+        session=view.session,
+        subject=subject,
+        model=name,
+        bin_size_s=view.bin_size_s,
+        units=[f"unit {u}" for u in view.unit[busiest]],
+        condition=_conditions(view, chosen),
+        counts=counts,
+        rates=rates,
+        traces=traces,
+    )
+
+
+def _conditions(view: SessionView, trials: np.ndarray) -> list[str]:
+    """Class of the first two-class trial covariate, or one condition for all."""
+    for name, covariate in view.trial_covariates.items():
+        if covariate.spec.kind == "categorical":
+            return [
+                f"{name} {int(v)}" if o else "unknown"
+                for v, o in zip(covariate.values[trials], covariate.observed[trials])
+            ]
+    return ["all trials"] * len(trials)
+
+
+def _points(
+    model: FoundationModel, views: dict[str, SessionView], corpus: Corpus, subject: str
+) -> dict[str, np.ndarray]:
+    recording_id, view = next(iter(views.items()))
+    test = view.trials_in("test", full=True)
+    windows = [trial_window(view, recording_id, int(m), int(view.num_bins[m])) for m in test]
+    found = embed(model, corpus, recording_id, windows)
+    rows = np.isin(view.trial, test)
+    labels: dict[str, np.ndarray] = {
+        "time in trial (s)": view.time_s[rows],
+        "animal": np.full(int(rows.sum()), subject),
+    }
+    for name, trial_covariate in view.trial_covariates.items():
+        values = np.where(trial_covariate.observed, trial_covariate.values, np.nan)[view.trial[rows]]
+        categorical = trial_covariate.spec.kind == "categorical"
+        labels[name] = np.array([f"{v:.0f}" for v in values]) if categorical else values.astype(float)
+    for name, covariate in view.row_covariates.items():
+        if covariate.spec.kind == "continuous":
+            labels[name] = covariate.values[rows, 0].astype(float)
+    keep = np.linspace(0, len(found.behavior) - 1, min(NUM_POINTS, len(found.behavior))).round().astype(int)
+    return {"behavior": found.behavior[keep], **{name: values[keep] for name, values in labels.items()}}
+
+
+def _embedding(points: list[dict[str, np.ndarray]]) -> EmbeddingExample:
+    """Behavior-aligned embeddings of all animals on their three common principal components."""
+    share = max(1, NUM_POINTS // len(points))
+    points = [{key: value[:: max(1, len(value) // share)] for key, value in one.items()} for one in points]
+    stacked = np.concatenate([one["behavior"] for one in points])
+    _, _, axes = np.linalg.svd(stacked - stacked.mean(axis=0), full_matrices=False)
+    labels = set.intersection(*(set(one) for one in points)) - {"behavior"}
+    first = [name for name in points[0] if name in labels]
+    return EmbeddingExample(
+        name="behavior-aligned embedding from spikes alone, 3 principal components, test trials",
+        points=(stacked - stacked.mean(axis=0)) @ axes[:3].T,
+        labels={name: np.concatenate([one[name] for one in points]) for name in first},
+    )

@@ -1,0 +1,204 @@
+"""Prediction files: round trips, what is refused, and scores that do not depend on the order a model worked in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from eval import metrics
+from eval.predictions import Prediction, read_prediction, write_prediction
+from eval.scoring import cosmooth_folds, forecast_rows, score, target_rows
+from eval.session_view import SessionView
+from foundation.corpus import Corpus
+from foundation.recording import Covariate, CovariateSpec, Recording
+
+TinyRecording = Callable[..., Recording]
+
+
+@pytest.fixture(scope="module")
+def view(synthetic_corpus: Corpus) -> SessionView:
+    return SessionView.of(synthetic_corpus[synthetic_corpus.ids[0]])
+
+
+def _rates(view: SessionView, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).gamma(2, 0.05, view.counts.shape) + 0.01
+
+
+def test_round_trip_is_exact(view: SessionView, tmp_path: Path) -> None:
+    rows = np.ones(len(view.trial), bool)
+    written = Prediction.of_rates(view, "encode", "mine", _rates(view), rows, track="E2")
+    write_prediction(tmp_path / "p.npz", written)
+    read = read_prediction(tmp_path / "p.npz")
+    assert replace(read, arrays={}) == replace(written, arrays={})
+    for name, array in written.arrays.items():
+        np.testing.assert_array_equal(read.arrays[name], array)
+    assert score(read, view) == score(written, view)
+
+
+def test_rate_scores_equal_the_metrics_by_hand(view: SessionView) -> None:
+    rate = _rates(view)
+    scores = score(Prediction.of_rates(view, "encode", "m", rate, np.ones(len(view.trial), bool)), view)
+    train, test = (np.isin(view.trial, np.flatnonzero(view.roles == role)) for role in (0, 2))
+    spikes = view.counts[train].sum(axis=0, dtype=float), view.counts[test].sum(axis=0, dtype=float)
+    keep = (spikes[0] >= 50) & (spikes[1] >= 10)
+    y, r = view.counts[test][:, keep].astype(float), rate[test][:, keep]
+    null = view.counts[train][:, keep].mean(axis=0)
+    assert scores["bps"].value == pytest.approx(metrics.pooled_bits_per_spike(r, y, null))
+    assert scores["bps"].n == y.sum()
+    assert scores["bps_nlb"].value == pytest.approx(metrics.pooled_bits_per_spike(r, y, y.mean(axis=0)))
+    each = metrics.bits_per_spike(r, y, null)
+    assert scores["bps_unit"].value == pytest.approx(each.mean())
+    assert scores["bps_unit"].n == keep.sum()
+    assert scores["frac_units_positive"].value == pytest.approx((each > 0).mean())
+
+
+def test_order_and_extra_rows_do_not_matter(view: SessionView) -> None:
+    rate, rng = _rates(view), np.random.default_rng(1)
+    plain = score(Prediction.of_rates(view, "encode", "m", rate, np.ones(len(view.trial), bool)), view)
+    rows, columns = rng.permutation(len(view.trial)), rng.permutation(len(view.unit))
+    shuffled = Prediction.of(
+        view,
+        "encode",
+        "m",
+        trial=np.append(view.source_row_trial[rows], 9999),
+        bin=np.append(view.bin[rows], 0),
+        unit=view.unit[columns],
+        rate=np.append(rate[np.ix_(rows, columns)], np.full((1, len(columns)), np.nan), axis=0),
+    )
+    for name, one in score(shuffled, view).items():
+        assert one.value == pytest.approx(plain[name].value, rel=1e-12)
+
+
+def test_missing_doubled_and_non_finite_are_errors(view: SessionView) -> None:
+    test = view.rows_in("test")
+    whole = Prediction.of_rates(view, "encode", "m", _rates(view)[test], test)
+    a = whole.arrays
+
+    def without(**arrays: np.ndarray) -> Prediction:
+        return replace(whole, arrays={**a, **arrays})
+
+    with pytest.raises(ValueError, match=r"1 of \d+ scored row \(trial, bin\)s missing"):
+        score(without(trial=a["trial"][1:], bin=a["bin"][1:], rate=a["rate"][1:]), view)
+    with pytest.raises(ValueError, match="units missing"):
+        score(without(unit=a["unit"][:-3], rate=a["rate"][:, :-3]), view)
+    with pytest.raises(ValueError, match="more than once"):
+        score(without(**{k: np.append(a[k], a[k][:1], axis=0) for k in ("trial", "bin", "rate")}), view)
+    bad = a["rate"].copy()
+    bad[3, :] = np.nan
+    with pytest.raises(ValueError, match="non-finite"):
+        score(without(rate=bad), view)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"session": "other"}, "session"),
+        ({"split": "temporal"}, "split"),
+        ({"fold": 3}, "fold 3"),
+        ({"bin_ms": 10.0}, "10.0 ms"),
+        ({"task": "guess"}, "expected one of"),
+    ],
+)
+def test_another_identity_is_refused(view: SessionView, change: dict[str, object], message: str) -> None:
+    test = view.rows_in("test")
+    prediction = Prediction.of_rates(view, "encode", "m", _rates(view)[test], test)
+    with pytest.raises(ValueError, match=message):
+        score(replace(prediction, **change), view)  # type: ignore[arg-type]
+
+
+def test_malformed_files_are_refused(view: SessionView, tmp_path: Path) -> None:
+    path = tmp_path / "p.npz"
+    path.write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_prediction(path)
+    np.savez(path, task=np.array({"a": 1}, dtype=object))
+    with pytest.raises(ValueError, match="pickled"):
+        read_prediction(path)
+    np.savez(path, task="encode")
+    with pytest.raises(ValueError, match="'model'"):
+        read_prediction(path)
+    head = {"task": "choice", "model": "m", "dataset": "d", "session": "s", "split": "interleaved", "fold": 0}
+    np.savez(path, **head, bin_ms=20, trial=np.arange(3))
+    with pytest.raises(ValueError, match="'logit' is missing"):
+        read_prediction(path)
+    np.savez(path, **head, bin_ms=20, trial=np.arange(3), logit=np.zeros(2))
+    with pytest.raises(ValueError, match="expected one length"):
+        read_prediction(path)
+    np.savez(path, **head, bin_ms=20, trial=np.arange(3.0), logit=np.zeros(3))
+    with pytest.raises(ValueError, match="expected integers"):
+        read_prediction(path)
+
+
+def test_labels_are_scored_where_they_are_observed(tiny_recording: TinyRecording) -> None:
+    view = SessionView.of(tiny_recording(), fold=3)
+    choice = view.trial_covariates["choice"]
+    trials = view.trials_in("test")
+    assert 3 in trials
+    seen = trials[choice.observed[trials]]
+    logit = np.random.default_rng(0).normal(size=len(seen))
+    scores = score(Prediction.of(view, "choice", "m", trial=view.source_trial[seen], logit=logit), view)
+    assert scores["auc"].value == pytest.approx(roc_auc_score(choice.values[seen], logit))
+    assert scores["auc"].n == len(seen) == len(trials) - 1
+    with pytest.raises(ValueError, match="no covariate 'side'"):
+        score(Prediction.of(view, "side", "m", trial=view.source_trial[seen], logit=logit), view)
+
+
+def test_choice_in_time_and_evidence(tiny_recording: TinyRecording) -> None:
+    clock = np.arange(0, 40, 0.02)
+    spec = CovariateSpec("evidence", "continuous", "time", resample="last")
+    rng = np.random.default_rng(0)
+    made = tiny_recording()
+    evidence = Covariate.continuous(spec, rng.normal(size=len(clock)).cumsum(), clock)
+    view = SessionView.of(tiny_recording(covariates={**made.covariates, "evidence": evidence}))
+    rows = view.rows_in("test") & target_rows(view, "choice_t")
+    np.testing.assert_array_equal(np.unique(view.bin[rows]), [4, 9, 14, 19, 24])
+    keys = {"trial": view.source_row_trial[rows], "bin": view.bin[rows]}
+    truth = view.trial_covariates["choice"].values[view.trial[rows]]
+    scores = score(Prediction.of(view, "choice_t", "m", **keys, logit=2.0 * truth - 1), view)
+    assert scores["auc"].value == scores["auc_300ms"].value == 1.0
+    every = view.rows_in("test")
+    keys = {"trial": view.source_row_trial[every], "bin": view.bin[every]}
+    values = view.row_covariates["evidence"].values[every, 0].astype(float)
+    scores = score(Prediction.of(view, "evidence", "m", **keys, value=values), view)
+    assert scores["r2"].value == scores["r_squared"].value == pytest.approx(1)
+    assert scores["partial_r2"].value == pytest.approx(1)
+
+
+def test_forecast_is_trained_and_scored_on_the_last_fifth(view: SessionView) -> None:
+    rows = forecast_rows(view)
+    for m in np.flatnonzero(view.num_bins)[:20]:
+        n = view.num_bins[m]
+        assert rows[view.trial == m].sum() == n - int(0.8 * n + 1e-9)
+    test = rows & view.rows_in("test")
+    mean = np.broadcast_to(view.train_mean(rows), view.counts.shape)
+    scores = score(Prediction.of_rates(view, "forecast", "m", mean[test], test), view)
+    assert scores["bps"].value == pytest.approx(0, abs=1e-12)
+
+
+def test_cosmooth_folds_are_disjoint_and_without_twins(tiny_recording: TinyRecording, view: SessionView) -> None:
+    folds = cosmooth_folds(view)
+    held = np.concatenate([fold.held_out for fold in folds])
+    assert len(folds) == 5
+    assert len(np.unique(held)) == len(held) == 5 * round(0.1 * len(view.unit))
+    # A unit whose spikes repeat another's is in no fold of that one.
+    made = tiny_recording()
+    copy = np.where(made.spike_units == 1, 0, made.spike_units)
+    times = np.concatenate([made.spike_times, made.spike_times[copy == 0]])
+    units = np.concatenate([copy, np.ones((copy == 0).sum(), np.int32)])
+    order = np.argsort(times, kind="stable")
+    twins = SessionView.of(tiny_recording(spike_times=times[order], spike_units=units[order]))
+    for fold in cosmooth_folds(twins):
+        held_out, inputs = set(twins.unit[fold.held_out]), set(twins.unit[fold.inputs])
+        assert not held_out & inputs
+        assert not (held_out & {0, 1} and inputs & {0, 1})
+    columns = np.sort(held)[::-1]
+    test = view.rows_in("test")
+    rate = np.tile(view.train_mean()[columns], (int(test.sum()), 1))
+    keys = {"trial": view.source_row_trial[test], "bin": view.bin[test]}
+    only = Prediction.of(view, "cosmooth", "m", **keys, unit=view.unit[columns], rate=rate)
+    assert score(only, view)["bps"].value == pytest.approx(0, abs=1e-12)

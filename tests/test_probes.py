@@ -1,0 +1,190 @@
+"""The region probe: planted regions are found, permuted ones are not, and nothing of the tested animal reaches a fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from eval.probe_table import derive_groups, group_folds, probe_table
+from eval.probes import fit_forest, fit_logistic, predict_folds, probe_regions, score_folds, session_identity
+from eval.region_scores import RegionPrediction, macro_f1_of_draws, score_regions
+
+SESSIONS = {f"set/{animal}_{k}": animal for animal in "ABCD" for k in range(2)}
+
+
+def planted(effect: float = 2.0, session_shift: float = 0.0, num: int = 40, seed: int = 0):
+    """Two groups of animals: A, B with regions p, q; C, D with x, y, z. Stored in depth order; one unit unlabeled."""
+    rng = np.random.default_rng(seed)
+    place = {name: effect * rng.normal(size=6) for name in "pqxyz"}
+    vectors, units, rates = {}, {}, {}
+    for key, animal in SESSIONS.items():
+        names = list("pq" if animal in "AB" else "xyz")
+        region = np.sort(rng.choice(names, num))
+        region[-1] = ""
+        shift = session_shift * rng.normal(size=6)
+        vectors[key] = np.stack([place.get(r, np.zeros(6)) for r in region]) + rng.normal(size=(num, 6)) + shift
+        units[key] = pd.DataFrame({"unit_id": [f"{key}/{i}" for i in range(num)], "region": region})
+        rates[key] = rng.gamma(2.0, 2.0, num)
+    return vectors, units, rates
+
+
+@pytest.fixture(scope="module")
+def result():
+    vectors, units, rates = planted()
+    return probe_regions(vectors, units, SESSIONS, rates=rates, train_subjects=["A", "C"])
+
+
+def scores_of(result, name, protocol="group"):
+    rows = result.scores[(result.scores["input"] == name) & (result.scores["protocol"] == protocol)]
+    assert len(rows)
+    return rows
+
+
+def test_planted_regions_are_recovered_in_every_animal(result):
+    rows = scores_of(result, "features")
+    assert set(rows["subject"]) == set("ABCD")
+    assert (rows["macro_f1"] > 0.85).all()
+    assert (rows["p"] < 0.01).all()
+    assert ((rows["low"] <= rows["macro_f1"]) & (rows["macro_f1"] <= rows["high"])).all()
+
+
+def test_controls_without_information_are_at_chance_and_stored_order_is_not(result):
+    for name in ("rate only", "array index"):
+        rows = scores_of(result, name)
+        assert abs(rows["balanced_accuracy"].mean() - rows["chance"].mean()) < 0.08, name
+    assert scores_of(result, "stored index")["balanced_accuracy"].mean() > 0.85
+
+
+def test_pooled_tests_only_the_animals_that_were_not_trained_on(result):
+    # B's regions are known from A and D's from C; all five are on offer.
+    rows = scores_of(result, "features", "pooled")
+    assert set(rows["subject"]) == {"B", "D", "all"}
+    assert rows["held_out"].all()
+    assert set(rows["group"]) == {"p/q/x/y/z"}
+    assert len(result.summary(held_out_only=True)) < len(result.scores)
+
+
+def test_without_planted_regions_the_score_is_at_chance():
+    vectors, units, rates = planted(effect=0.0, seed=3)
+    rows = scores_of(probe_regions(vectors, units, SESSIONS, rates=rates), "features")
+    assert abs(rows["balanced_accuracy"].mean() - rows["chance"].mean()) < 0.08
+
+
+def test_same_seed_same_numbers(result):
+    vectors, units, rates = planted()
+    again = probe_regions(vectors, units, SESSIONS, rates=rates, train_subjects=["A", "C"])
+    pd.testing.assert_frame_equal(again.scores, result.scores)
+    pd.testing.assert_frame_equal(again.session_identity, result.session_identity)
+
+
+@pytest.mark.parametrize("fit", [fit_logistic, fit_forest])
+def test_a_units_prediction_does_not_depend_on_other_units_of_the_tested_animal(fit):
+    vectors, units, _ = planted()
+    table = probe_table(vectors, units, SESSIONS)
+    folds = [fold for fold in group_folds(table, [["A", "B"]]) if fold.test == ("B",)]
+    tested = np.flatnonzero(table.subject == "B")
+    changed = table.features.copy()
+    changed[tested[1:]] = 1e3
+    before = predict_folds(table, folds, fit, 0)
+    after = predict_folds(replace(table, features=changed), folds, fit, 0)
+    np.testing.assert_array_equal(before.prob[0], after.prob[0])
+    assert not np.array_equal(before.prob[1:], after.prob[1:])
+
+
+def test_labels_of_the_tested_animal_do_not_reach_the_fit():
+    vectors, units, _ = planted()
+    table = probe_table(vectors, units, SESSIONS)
+    (fold,) = [fold for fold in group_folds(table, [["A", "B"]]) if fold.test == ("B",)]
+    swapped = table.region.copy()
+    swapped[table.subject == "B"] = np.where(table.region[table.subject == "B"] == "p", "q", "p")
+    one = predict_folds(table, [fold], fit_logistic, 0)
+    two = predict_folds(replace(table, region=swapped), [fold], fit_logistic, 0)
+    np.testing.assert_array_equal(one.prob, two.prob)
+
+
+def test_table_is_permuted_and_keeps_the_source_position():
+    vectors, units, _ = planted()
+    key = "set/A_0"
+    units[key]["source_index"] = np.arange(len(units[key]))[::-1]
+    table = probe_table(vectors, units, SESSIONS)
+    rows = table.where(table.session == key)
+    assert (np.diff(rows.unit) < 0).any() and (np.diff(rows.unit) > 0).any()
+    np.testing.assert_array_equal(rows.features, vectors[key][len(units[key]) - 1 - rows.unit])
+    assert "" not in table.region
+
+
+def test_scores_equal_scikit_learn_and_the_fast_null_too():
+    rng = np.random.default_rng(0)
+    truth, answer = rng.integers(3, size=(20, 30)), rng.integers(4, size=(20, 30))
+    fast = macro_f1_of_draws(truth, answer, np.arange(3), 4)
+    slow = [f1_score(t, a, labels=np.arange(3), average="macro") for t, a in zip(truth, answer)]
+    np.testing.assert_allclose(fast, slow, rtol=1e-12)
+    classes = ("a", "b", "c")
+    region, prob = np.array(classes)[truth[0]], rng.random((30, 3))
+    session, unit = np.repeat(["set/s", "set/t"], 15), np.arange(30)
+    row, counts = score_regions(
+        RegionPrediction(np.array(classes), session, unit, prob), region, session, unit, classes
+    )
+    said = np.array(classes)[prob.argmax(axis=1)]
+    assert row["macro_f1"] == pytest.approx(f1_score(region, said, average="macro"))
+    assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(region, said))
+    assert counts.to_numpy().sum() == 30
+
+
+def test_the_null_permutes_inside_sessions():
+    # One region per session: nothing can be permuted, so a perfect score is no evidence at all.
+    region, session = np.repeat(["a", "b"], 10), np.repeat(["set/s", "set/t"], 10)
+    prob = np.eye(2)[(region == "b").astype(int)]
+    prediction = RegionPrediction(np.array(["a", "b"]), session, np.arange(20), prob)
+    row, _ = score_regions(prediction, region, session, np.arange(20), ("a", "b"))
+    assert row["macro_f1"] == 1 and row["null_95"] == 1 and row["p"] == 1
+
+
+def test_a_missing_unit_is_an_error_and_further_rows_are_ignored():
+    vectors, units, _ = planted()
+    table = probe_table(vectors, units, SESSIONS)
+    folds = group_folds(table, [["A", "B"]])
+    whole = predict_folds(table, folds, fit_logistic, 0)
+    extra = RegionPrediction(
+        whole.classes,
+        np.append(whole.session_of_unit, "other"),
+        np.append(whole.unit, 0),
+        np.vstack([whole.prob, [[np.nan, 1]]]),
+    )
+    assert score_folds(extra, table, folds)[0][0] == score_folds(whole, table, folds)[0][0]
+    cut = RegionPrediction(whole.classes, whole.session_of_unit[1:], whole.unit[1:], whole.prob[1:])
+    with pytest.raises(ValueError, match="1 scored units have no prediction"):
+        score_folds(cut, table, folds)
+
+
+def test_groups_follow_the_regions_that_animals_share():
+    # The animals of luo2025: FOF/dStr/vStr shares only half of the regions with dStr/vStr/M1.
+    regions = {"T": "mPFC dmFC", "U": "mPFC dmFC", "V": "dStr vStr M1", "W": "dStr vStr M1", "X": "FOF dStr vStr"}
+    regions["Y"] = regions["X"]
+    units = {f"set/{k}": pd.DataFrame({"region": r.split() * 3}) for k, r in regions.items()}
+    vectors = {key: np.zeros((len(table), 1)) for key, table in units.items()}
+    table = probe_table(vectors, units, {f"set/{k}": k for k in regions})
+    assert derive_groups(table) == [["T", "U"], ["V", "W"], ["X", "Y"]]
+
+
+def test_session_identity_meter_sees_a_shift_of_whole_sessions():
+    for shift, low, high in ((0.0, 0.4, 0.62), (3.0, 0.9, 1.0)):
+        vectors, units, _ = planted(session_shift=shift)
+        meter = session_identity(probe_table(vectors, units, SESSIONS))
+        assert list(meter["pairs"]) == ["same animal", "other animal"]
+        assert meter["balanced_accuracy"].between(low, high).all(), (shift, meter)
+
+
+def test_errors_name_the_recording_and_the_cure():
+    vectors, units, rates = planted()
+    for broken, message in ((vectors["set/A_0"][:-1], "one row per unit"), (vectors["set/A_0"] * np.nan, "not finite")):
+        with pytest.raises(ValueError, match=message):
+            probe_table({**vectors, "set/A_0": broken}, units, SESSIONS)
+    with pytest.raises(ValueError, match="do not overlap"):
+        probe_regions(vectors, units, SESSIONS, rates=rates, groups=[["A", "B"], ["B", "A"]])
+    with pytest.raises(ValueError, match="groups name"):
+        probe_regions(vectors, units, SESSIONS, rates=rates, groups=[["A", "nobody"]])
