@@ -10,7 +10,8 @@ together, attention through `scaled_dot_product_attention`, the fused optimizer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import cast
 
 import torch
 from torch import nn
@@ -49,7 +50,7 @@ class NedsBatch:
         num_units: `(B,)` real units.
         static: `(B, 2)` int64 labels.
         continuous: `(B, T, 2)` float32.
-        hidden: `(B, M, T)` bool, tokens replaced by the mask vector; modalities in the order spikes, static, continuous.
+        hidden: `(B, M, T)` bool, tokens replaced by the mask vector; modalities: spikes, static, continuous.
         predicted: `(B, M, T)` bool, hidden tokens that enter the loss.
     """
 
@@ -79,7 +80,7 @@ class SessionModules(nn.Module):
         )
         self.session_vectors = nn.Parameter(torch.randn(NUM_MODALITIES, 1, width) * 0.02)
         self.rates = nn.Linear(width, units)
-        self.pool = nn.ParameterList(nn.Parameter(torch.full((bins,), 1.0 / bins)) for _ in STATIC_CLASSES)
+        self.pool = nn.Parameter(torch.full((len(STATIC_CLASSES), bins), 1.0 / bins))
         self.labels = nn.ModuleList(nn.Linear(width, classes) for classes in STATIC_CLASSES)
         self.values = nn.ModuleList(nn.Linear(width, 1) for _ in range(NUM_CONTINUOUS))
 
@@ -91,13 +92,17 @@ class SessionModules(nn.Module):
         return torch.stack(parts, dim=1)
 
     def predict(self, states: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-        """Log-rates `(b, T, N)`, logits `(b, classes)` per label, values `(b, T)` per behavior, of states `(b, M, T, H)`."""
+        """From states `(b, M, T, H)`: log-rates `(b, T, N)`, logits `(b, classes)` and values `(b, T)` per behavior."""
         first = 1 + len(STATIC_CLASSES)
         logits = [
             head(torch.einsum("t,bth->bh", weight, states[:, 1 + k]))
             for k, (weight, head) in enumerate(zip(self.pool, self.labels))
         ]
-        return self.rates(states[:, 0]), logits, [head(states[:, first + k])[..., 0] for k, head in enumerate(self.values)]
+        return (
+            self.rates(states[:, 0]),
+            logits,
+            [head(states[:, first + k])[..., 0] for k, head in enumerate(self.values)],
+        )
 
 
 class NedsBlock(nn.Module):
@@ -110,16 +115,16 @@ class NedsBlock(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.query_key_value = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
-        self.feed = nn.Sequential(
-            nn.Linear(width, shape.feed_forward), nn.GELU(), nn.Linear(shape.feed_forward, width)
-        )
+        self.feed = nn.Sequential(nn.Linear(width, shape.feed_forward), nn.GELU(), nn.Linear(shape.feed_forward, width))
         self.dropout = nn.Dropout(shape.dropout)
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """`(B, L, H)` to `(B, L, H)`."""
         batch, length, width = x.shape
         split = self.query_key_value(self.norms[0](x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query, key = (torch.cat([a * cos - b * sin, b * cos + a * sin], -1) for a, b in (t.chunk(2, -1) for t in split[:2]))
+        query, key = (
+            torch.cat([a * cos - b * sin, b * cos + a * sin], -1) for a, b in (t.chunk(2, -1) for t in split[:2])
+        )
         mixed = F.scaled_dot_product_attention(
             query, key, split[2], dropout_p=self.attention_dropout if self.training else 0.0
         )
@@ -128,7 +133,10 @@ class NedsBlock(nn.Module):
 
 
 class Neds(nn.Module):
-    """All sessions' modules around one trunk."""
+    """All sessions' modules around one trunk. Weights start as PyTorch's, not NEDS's: that changes no cost."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
 
     def __init__(self, shape: NedsShape) -> None:
         super().__init__()
@@ -144,21 +152,17 @@ class Neds(nn.Module):
         angle = torch.arange(shape.num_bins)[:, None] * 10000.0 ** (-torch.arange(pairs) / pairs)
         self.register_buffer("cos", angle.cos().repeat(NUM_MODALITIES, 1))
         self.register_buffer("sin", angle.sin().repeat(NUM_MODALITIES, 1))
-        for block in self.blocks:
-            # T-Fixup (Huang et al. 2020), as far as NEDS follows it.
-            for matrix, scale in ((block.project.weight, 0.67), (block.feed[0].weight, 0.67), (block.feed[2].weight, 0.67)):
-                nn.init.xavier_uniform_(matrix, gain=scale * shape.depth**-0.25)
+
+    def _present(self, batch: NedsBatch) -> list[tuple[SessionModules, slice]]:
+        """The modules of each session of a batch and where its windows are."""
+        edges = pairwise([0, *accumulate(batch.sizes)])
+        return [(cast(SessionModules, self.sessions[k]), slice(a, b)) for k, (a, b) in zip(batch.sessions, edges)]
 
     def states(self, batch: NedsBatch) -> torch.Tensor:
         """Trunk states `(B, M, T, H)`."""
-        edges = torch.tensor([0, *batch.sizes]).cumsum(0).tolist()
-        tokens = torch.cat(
-            [
-                self.sessions[k].embed(batch.spikes[a:b], batch.static[a:b], batch.continuous[a:b])
-                for k, (a, b) in zip(batch.sessions, pairwise(edges))
-            ]
-        )
-        vectors = torch.stack([self.sessions[k].session_vectors for k in batch.sessions])
+        present = self._present(batch)
+        tokens = torch.cat([own.embed(batch.spikes[w], batch.static[w], batch.continuous[w]) for own, w in present])
+        vectors = torch.stack([own.session_vectors for own, _ in present])
         vectors = vectors.repeat_interleave(torch.tensor(batch.sizes), dim=0)
         tokens = torch.where(batch.hidden[..., None], self.mask_vector, tokens)
         tokens = tokens + (self.modality_vectors + self.position_vectors) + vectors
@@ -170,8 +174,7 @@ class Neds(nn.Module):
     def loss(self, batch: NedsBatch) -> torch.Tensor:
         """Poisson + cross-entropy + squared error, each a mean over the hidden elements of its modality."""
         states = self.states(batch)
-        edges = torch.tensor([0, *batch.sizes]).cumsum(0).tolist()
-        made = [self.sessions[k].predict(states[a:b]) for k, (a, b) in zip(batch.sessions, pairwise(edges))]
+        made = [own.predict(states[w]) for own, w in self._present(batch)]
         log_rates = torch.cat([rates for rates, _, _ in made])
         real = torch.arange(self.shape.num_units) < batch.num_units[:, None]
         wanted = batch.predicted[:, 0, :, None] & real[:, None, :]
@@ -179,7 +182,9 @@ class Neds(nn.Module):
         total = (poisson * wanted).sum() / wanted.sum().clamp(min=1)
         for k in range(len(STATIC_CLASSES)):
             wanted = batch.predicted[:, 1 + k].any(dim=1)
-            error = F.cross_entropy(torch.cat([logits[k] for _, logits, _ in made]), batch.static[:, k], reduction="none")
+            error = F.cross_entropy(
+                torch.cat([logits[k] for _, logits, _ in made]), batch.static[:, k], reduction="none"
+            )
             total = total + (error * wanted).sum() / wanted.sum().clamp(min=1)
         for k in range(NUM_CONTINUOUS):
             wanted = batch.predicted[:, 1 + len(STATIC_CLASSES) + k]

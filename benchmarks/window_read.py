@@ -75,9 +75,7 @@ def their_readers(recording: Recording, folder: Path) -> dict[str, Read]:
     except ImportError as error:
         raise ValueError(f'torch_brain is not installed ({error}); run: pip install -e ".[bench]"') from None
     domain = Interval(0.0, float(recording.domain[0, 1]))
-    spikes = IrregularTimeSeries(
-        timestamps=recording.spike_times, unit_index=recording.spike_units, domain=domain
-    )
+    spikes = IrregularTimeSeries(timestamps=recording.spike_times, unit_index=recording.spike_units, domain=domain)
     data = Data(spikes=spikes, units=ArrayDict(id=recording.units["unit_id"].to_numpy(dtype="U")), domain=domain)
     folder.mkdir(parents=True, exist_ok=True)
     data.save(folder / "session.h5")

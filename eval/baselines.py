@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from eval.baselines_decoding import ScalarFit, choice_in_time_fits, evidence_fits, label_fits, value_fits
+from eval.baselines_decoding import ScalarFit, choice_in_time_fits, label_fits, trace_fits, value_fits
 from eval.baselines_encoding import (
     RateFit,
     condition_psths,
@@ -21,7 +21,7 @@ from eval.baselines_encoding import (
     forecast_fits,
     validation_loss,
 )
-from eval.predictions import LABEL_TASKS, RATE_TASKS, VALUE_TASKS, Prediction
+from eval.predictions import LABEL_TASKS, RATE_TASKS, TRACE_PREFIX, VALUE_TASKS, Prediction, traced
 from eval.scoring import cosmooth_folds, target_rows
 from eval.session_view import SessionView
 
@@ -32,8 +32,8 @@ Kind = Literal["baseline", "null", "reference"]
 TRACKS: dict[str, tuple[str, ...]] = {
     "encode": ("E1", "E2"),
     "cosmooth": ("a", "b"),
-    "evidence": ("causal", "acausal"),
 }
+_TRACE_TRACKS = ("causal", "acausal")
 _NULLS = {
     "majority",
     "stimulus",
@@ -68,9 +68,16 @@ def tasks_of(view: SessionView) -> list[tuple[str, str]]:
     names = [t for t in LABEL_TASKS if t in trial and view.trial_covariates[t].spec.num_classes == 2]
     names += ["choice_t"] if "choice" in names else []
     names += [t for t in VALUE_TASKS if t in trial and view.trial_covariates[t].spec.kind == "continuous"]
-    names += ["evidence"] if "evidence" in view.row_covariates else []
+    for name, covariate in view.row_covariates.items():
+        if covariate.spec.kind == "continuous" and covariate.spec.role == "behavior" and covariate.observed.any():
+            names.append(name if name == "evidence" else f"{TRACE_PREFIX}{name}")
     names += [t for t in RATE_TASKS if t != "cosmooth" or len(view.unit) > 1]
-    return [(task, track) for task in names for track in TRACKS.get(task, ("",))]
+    return [(task, track) for task in names for track in tracks_of(task)]
+
+
+def tracks_of(task: str) -> tuple[str, ...]:
+    """Tracks of a task; ("",) for one without."""
+    return _TRACE_TRACKS if traced(task) is not None else TRACKS.get(task, ("",))
 
 
 def run_baselines(view: SessionView, task: str, track: str = "") -> dict[str, Baseline]:
@@ -79,7 +86,7 @@ def run_baselines(view: SessionView, task: str, track: str = "") -> dict[str, Ba
     Args:
         view: The session; few-shot views give few-shot baselines.
         task: A task of `tasks_of(view)`.
-        track: One of `TRACKS[task]`; "" for tasks without tracks.
+        track: One of `tracks_of(task)`.
 
     Returns:
         By name; score each with `eval.scoring.score(baseline.prediction, view)`.
@@ -103,8 +110,8 @@ def run_baselines(view: SessionView, task: str, track: str = "") -> dict[str, Ba
         return {name: _of_rate(view, task, track, name, fit) for name, fit in forecast_fits(view).items()}
     if task == "choice_t":
         return {n: _of_rows(view, task, track, n, "logit", fit) for n, fit in choice_in_time_fits(view).items()}
-    if task == "evidence":
-        fits_of_rows = evidence_fits(view, causal=track == "causal")
+    if (name := traced(task)) is not None:
+        fits_of_rows = trace_fits(view, name, causal=track == "causal")
         return {name: _of_rows(view, task, track, name, "value", fit) for name, fit in fits_of_rows.items()}
     if task in VALUE_TASKS:
         return {name: _of_trials(view, task, name, "value", fit) for name, fit in value_fits(view, task).items()}

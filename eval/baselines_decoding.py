@@ -1,4 +1,4 @@
-"""Classical predictions of labels and of evidence from spikes, and what the stimulus alone tells of them.
+"""Classical predictions of labels and of behavior in time from spikes, and what the stimulus alone tells of them.
 
 Linear models (L2 logistic regression, ridge) fitted on train trials; penalties and windows chosen on validation trials.
 Predicting spikes is elsewhere.
@@ -53,37 +53,41 @@ def window_rates(view: SessionView, windows: tuple[tuple[float, float], ...]) ->
 
 
 def stimulus_features(view: SessionView, *, until: np.ndarray | None = None) -> np.ndarray:
-    """What is known of a trial without its spikes, `(M, F)`, standardized on train trials.
+    """What is known of a trial without its spikes, `(M, F)`, standardized on train trials and scaled by a prior.
 
-    Events: totals, differences between two kinds (also in quarters of the trial, as tanh and as a ratio); trial-scope
-    stimulus and task covariates; the trial's index, and its number of bins.
+    Stimulus events: totals, differences between two kinds (also in quarters of the trial, as tanh and as a ratio);
+    trial-scope stimulus and task covariates; the trial's index, and its number of bins.
 
     Args:
         view: The session.
         until: `(M,)` bins of each trial that may be read. Trial-scope stimuli (summaries of the whole trial) and the
             trial's length are then left out. None: all of it.
     """
-    events = {n: c.values[:, 0] for n, c in view.row_covariates.items() if c.spec.kind == "event"}
+    events = {
+        n: c.values[:, 0] for n, c in view.row_covariates.items() if (c.spec.kind, c.spec.role) == ("event", "stimulus")
+    }
     first, num = view.first_row(), view.num_bins if until is None else np.minimum(until, view.num_bins)
-    columns = [np.arange(len(num)).astype(float)]
+    details, columns = [np.arange(len(num)).astype(float)], []
     if until is None:
-        columns.append(num.astype(float))
+        details.append(num.astype(float))
     totals = {name: np.concatenate([[0.0], np.cumsum(v, dtype=float)]) for name, v in events.items()}
-    columns += [t[first + num] - t[first] for t in totals.values()]
+    details += [t[first + num] - t[first] for t in totals.values()]
     for one, other in combinations(totals.values(), 2):
         edges = [first + np.round(q * num).astype(np.int64) for q in (0, 0.25, 0.5, 0.75, 1)]
         quarters = [(one[b] - one[a]) - (other[b] - other[a]) for a, b in pairwise(edges)]
         both = one[edges[-1]] - one[edges[0]] + other[edges[-1]] - other[edges[0]]
         difference = np.sum(quarters, axis=0)
-        columns += [difference, *quarters, np.tanh(difference / 3), np.tanh(difference / 8)]
-        columns.append(difference / np.maximum(both, 1))
+        details += quarters
+        columns += [difference, np.tanh(difference / 3), np.tanh(difference / 8), difference / np.maximum(both, 1)]
     for covariate in view.trial_covariates.values():
         role, classes = covariate.spec.role, covariate.spec.num_classes
         if role == "behavior" or (role == "stimulus" and until is not None and events):
             continue
         values = np.where(covariate.observed, covariate.values, 0)
         columns += list(np.eye(classes)[values.astype(np.int64)].T) if classes > 2 else [values.astype(float)]
-    return standardize(np.stack(columns, axis=1), view.trials_in("train"))
+    scaled = standardize(np.stack(details + columns, axis=1), view.trials_in("train"))
+    # The sums say nearly all; index, length, totals and quarters must earn more to count as much.
+    return scaled * np.where(np.arange(scaled.shape[1]) < len(details), 0.3, 1.0)
 
 
 def label_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
@@ -167,17 +171,17 @@ def _constant(logit: float, label: np.ndarray, val: np.ndarray) -> ScalarFit:
     return ScalarFit(value, log_loss(value[val], label[val]) if len(val) else float(np.log(2)))
 
 
-def evidence_fits(view: SessionView, *, causal: bool) -> dict[str, ScalarFit]:
-    """Running evidence `(R,)`: `ridge` on lag windows and running counts, and nulls.
+def trace_fits(view: SessionView, name: str, *, causal: bool) -> dict[str, ScalarFit]:
+    """A continuous behavior in time `(R,)`: `ridge` on lag windows and running counts, and nulls.
 
     The nulls are `time` (time in trial) and `true_choice_by_time`; acausal also the baselines `decoded_choice_by_time`
     and `ridge_with_decoded_choice`, whose choice is read from the spikes of the whole trial.
     """
-    evidence = view.row_covariates["evidence"]
-    target = evidence.values[:, 0].astype(float)
-    train, val = view.rows_in("train") & evidence.observed, view.rows_in("val") & evidence.observed
+    behavior = view.row_covariates[name]
+    target = behavior.values[:, 0].astype(float)
+    train, val = view.rows_in("train") & behavior.observed, view.rows_in("val") & behavior.observed
     time = hats(view.time_s, np.linspace(view.bin_size_s, float(view.time_s[train].max()), 8))
-    neural = np.concatenate([standardize(_evidence_features(view, causal), train), 3 * time], axis=1)
+    neural = np.concatenate([standardize(_lagged_counts(view, causal), train), 3 * time], axis=1)
     fits = {"time": ridge(time, target, train, val), "ridge": ridge(neural, target, train, val)}
     if "choice" in view.trial_covariates:
         # A few columns on thousands of rows need no shrinking, and a shrunken null would be an easy one.
@@ -190,7 +194,7 @@ def evidence_fits(view: SessionView, *, causal: bool) -> dict[str, ScalarFit]:
     return fits
 
 
-def _evidence_features(view: SessionView, causal: bool) -> np.ndarray:
+def _lagged_counts(view: SessionView, causal: bool) -> np.ndarray:
     """Square roots of counts in lag windows and of running counts, `(R, F)`; acausal: also ahead, to its end."""
     first = view.first_row()[view.trial]
     counts = view.counts.astype(float)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import foundation
+from eval.adapted import Adapted, ProvenanceError, breaches, find_models, view_of
 from eval.baselines import Baseline, run_baselines, strongest, tasks_of
 from eval.examples import ConfusionExample
 from eval.model_predictions import MODEL_TRACKS, predict_task
@@ -24,32 +24,9 @@ from eval.region_evaluation import region_rows
 from eval.report_examples import make_examples
 from eval.results import ResultRow, write_results
 from eval.scoring import Score, score
-from eval.session_view import SessionView
-from foundation.checkpoint import load_model
 from foundation.corpus import Corpus, CorpusError, manifest_hash
-from foundation.model import FoundationModel
 from foundation.recording import RecordingError
 from foundation.sampling import WindowReader
-from foundation.splits import ROLES
-
-
-class ProvenanceError(ValueError):
-    """A score that would not be of a held-out animal or trial."""
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """One adapted model: its folder, animal, track and the run it belongs to."""
-
-    folder: Path
-    subject: str
-    track: str
-    model: FoundationModel
-
-    @property
-    def name(self) -> str:
-        """Such as "luo2025/adapter"."""
-        return f"{self.model.provenance.get('name', 'foundation')}/{self.track}"
 
 
 def evaluate(
@@ -100,52 +77,6 @@ def evaluate(
     return write_results(out, list(unique.values()), _provenance(models, corpus, subjects, broken))
 
 
-def find_models(run: Path, subjects: list[str]) -> list[Adapted]:
-    """The adapted models of some animals in a run folder.
-
-    Raises:
-        ValueError: An animal has none.
-    """
-    found = []
-    for subject in subjects:
-        folders = [path.parent for path in sorted((run / subject).glob("*/model.safetensors"))]
-        if not folders:
-            raise ValueError(f"{run / subject}: no adapted model; run `foundation finetune ... --subjects {subject}`")
-        found += [Adapted(folder, subject, folder.name, load_model(folder)) for folder in folders]
-    return found
-
-
-def breaches(adapted: Adapted, corpus: Corpus) -> list[str]:
-    """What of a model's past forbids scoring it on its animal, in words."""
-    past = adapted.model.provenance
-    problems = []
-    if adapted.subject in past["pretraining_subjects"]:
-        problems.append(f"{adapted.subject} was in the pretraining of {adapted.folder}")
-    for recording_id in adapted.model.adapters.sessions["recording_id"]:
-        used = past["adapted"].get(recording_id)
-        if used is None:
-            problems.append(f"{recording_id} has an adapter in {adapted.folder} whose trials are not on record")
-            continue
-        view = _view(corpus, recording_id, adapted)
-        roles = np.array(used["roles"])
-        test = view.trials_in("test", full=True)
-        if len(roles) != len(view.full_roles) or np.isin(roles[test], (ROLES["train"], ROLES["val"])).any():
-            problems.append(f"{recording_id}: test trials were used in adapting {adapted.folder}")
-    return problems
-
-
-def _view(corpus: Corpus, recording_id: str, adapted: Adapted) -> SessionView:
-    used = adapted.model.provenance["adapted"][recording_id]
-    few = (int(used["train_trials"]), int(used["draw"])) if used["train_trials"] else None
-    return SessionView.of(
-        corpus[recording_id],
-        bin_size_s=adapted.model.config.bin_size_s,
-        split=used["split"],
-        fold=used["fold"],
-        few_shot=few,
-    )
-
-
 def _session_rows(
     adapted: Adapted,
     corpus: Corpus,
@@ -156,7 +87,7 @@ def _session_rows(
     fitted: dict[tuple[Any, ...], dict[str, Baseline]],
 ) -> Iterator[ResultRow]:
     used = adapted.model.provenance["adapted"][recording_id]
-    view = _view(corpus, recording_id, adapted)
+    view = view_of(corpus, recording_id, adapted)
     reader = WindowReader(corpus, adapted.model.channels, adapted.model.config.bin_size_s)
     shot = f"-k{used['train_trials']}-d{used['draw']}" if used["train_trials"] else ""
     seed = int(adapted.model.provenance.get("seed", 0))
@@ -226,13 +157,12 @@ def write_examples_of(models: list[Adapted], corpus: Corpus, out: Path, confusio
     """Write what the report draws, from the first full-data model of each animal."""
     shown: dict[str, Adapted] = {}
     for adapted in models:
-        few = any(used["train_trials"] for used in adapted.model.provenance["adapted"].values())
-        if not few and adapted.track != "scratch":
+        if not adapted.is_few_shot and adapted.track != "scratch":
             shown.setdefault(adapted.subject, adapted)
     make_examples(
         out,
         [
-            (a.name, a.subject, a.model, {k: _view(corpus, k, a) for k in a.model.adapters.sessions["recording_id"]})
+            (a.name, a.subject, a.model, {k: view_of(corpus, k, a) for k in a.model.adapters.sessions["recording_id"]})
             for a in shown.values()
         ],
         corpus,

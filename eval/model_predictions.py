@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from eval.predictions import LABEL_TASKS, Prediction
+from eval.predictions import LABEL_TASKS, Prediction, traced
 from eval.scoring import FORECAST_KNOWN, cosmooth_folds, target_rows
 from eval.session_view import SessionView
 from foundation.model import FoundationModel
@@ -19,7 +19,7 @@ from foundation.readout import log_rates
 from foundation.sampling import Window, WindowReader
 
 # Tracks that a bidirectional model can answer honestly; E1 and co-smoothing from neurons alone are not offered.
-MODEL_TRACKS = {"encode": ("E2",), "cosmooth": ("b",), "evidence": ("acausal", "causal")}
+MODEL_TRACKS = {"encode": ("E2",), "cosmooth": ("b",)}
 
 
 def predict_task(
@@ -33,7 +33,7 @@ def predict_task(
         recording_id: The session.
         view: The session as evaluation sees it.
         task: Such as "encode".
-        track: One of `MODEL_TRACKS[task]`, or "" for a task without tracks.
+        track: Of the task; see `MODEL_TRACKS`.
         name: Of the model, for the file.
     """
     trials = view.trials_in("test", full=True)
@@ -45,13 +45,14 @@ def predict_task(
         logits = np.array([_logit(a, task) for a in answers(model, reader, windows, hide_behavior)])
         return Prediction.of(view, task, name, trial=view.source_trial[trials], logit=logits)
     rows = np.flatnonzero(np.isin(view.trial, trials) & target_rows(view, task))
+    name_of = traced(task) or ""
     field: str = "logit" if task == "choice_t" else "value"
     if track == "acausal":
-        found = {a.window.row: a.covariates[task][:, 0] for a in answers(model, reader, windows, hide_behavior)}
+        found = {a.window.row: a.covariates[name_of][:, 0] for a in answers(model, reader, windows, hide_behavior)}
         values = np.array([found[m][b] for m, b in zip(view.trial[rows], view.bin[rows])])
     else:
         pick: Callable[[Answer], float] = (
-            (lambda a: _logit(a, "choice")) if task == "choice_t" else (lambda a: float(a.covariates[task][-1, 0]))
+            (lambda a: _logit(a, "choice")) if task == "choice_t" else (lambda a: float(a.covariates[name_of][-1, 0]))
         )
         cut = [trial_window(view, recording_id, int(m), int(b) + 1) for m, b in zip(view.trial[rows], view.bin[rows])]
         values = np.array([pick(a) for a in answers(model, reader, cut, hide_behavior, batch_windows=256)])

@@ -17,17 +17,38 @@ from foundation.corpus import write_atomic
 RATE_TASKS = ("encode", "forecast", "cosmooth")
 LABEL_TASKS = ("choice", "side", "feedback", "turn")
 VALUE_TASKS = ("contrast",)
+# A continuous behavior in time is decoded bin by bin: `evidence` of the protocol, or `decode_<covariate>`.
+TRACE_PREFIX = "decode_"
 
 # Arrays of each task's file, and their number of dimensions.
+_TRACE_FIELDS = {"trial": 1, "bin": 1, "value": 1}
 FIELDS: dict[str, dict[str, int]] = {
     **{task: {"trial": 1, "bin": 1, "unit": 1, "rate": 2} for task in RATE_TASKS},
     **{task: {"trial": 1, "logit": 1} for task in LABEL_TASKS},
     **{task: {"trial": 1, "value": 1} for task in VALUE_TASKS},
     "choice_t": {"trial": 1, "bin": 1, "logit": 1},
-    "evidence": {"trial": 1, "bin": 1, "value": 1},
+    "evidence": _TRACE_FIELDS,
     "region": {"classes": 1, "session_of_unit": 1, "unit": 1, "prob": 2},
 }
 _HEADER = ("task", "model", "dataset", "session", "split", "fold", "bin_ms", "track")
+
+
+def fields_of(task: str) -> dict[str, int]:
+    """Arrays of a task's file and their number of dimensions.
+
+    Raises:
+        ValueError: No such task.
+    """
+    if task in FIELDS:
+        return FIELDS[task]
+    if task.startswith(TRACE_PREFIX):
+        return _TRACE_FIELDS
+    raise ValueError(f"task is {task!r}, expected one of {sorted(FIELDS)} or {TRACE_PREFIX}<covariate>")
+
+
+def traced(task: str) -> str | None:
+    """The covariate that a task decodes bin by bin, or None."""
+    return task.removeprefix(TRACE_PREFIX) if task == "evidence" or task.startswith(TRACE_PREFIX) else None
 
 
 @dataclass(frozen=True)
@@ -35,7 +56,7 @@ class Prediction:
     """What one model says about one session; the content of one file.
 
     Attributes:
-        task: A key of `FIELDS`.
+        task: A key of `FIELDS`, or `decode_<covariate>`.
         model: Name of the model.
         dataset: Dataset of the recording.
         session: Session of the recording; empty for `region`, which spans sessions.
@@ -89,24 +110,23 @@ class Prediction:
 
     def validate(self) -> Prediction:
         """Return self, or raise ValueError naming the first array that is missing or has the wrong shape."""
-        if self.task not in FIELDS:
-            raise ValueError(f"task is {self.task!r}, expected one of {sorted(FIELDS)}")
-        for name, ndim in FIELDS[self.task].items():
+        fields = fields_of(self.task)
+        for name, ndim in fields.items():
             if name not in self.arrays:
-                raise ValueError(f"{self.task} of {self.model!r}: array {name!r} is missing; give {FIELDS[self.task]}")
+                raise ValueError(f"{self.task} of {self.model!r}: array {name!r} is missing; give {fields}")
             array = self.arrays[name]
             if array.ndim != ndim:
                 raise ValueError(f"{self.task} of {self.model!r}: {name} has shape {array.shape}, expected {ndim}-d")
             if name in ("trial", "bin", "unit") and not np.issubdtype(array.dtype, np.integer):
                 raise ValueError(f"{self.task} of {self.model!r}: {name} is {array.dtype}, expected integers")
         rows = "unit" if self.task == "region" else "trial"
-        per_row = [n for n in FIELDS[self.task] if n not in ("classes",) and not (n == "unit" and rows == "trial")]
+        per_row = [n for n in fields if n not in ("classes",) and not (n == "unit" and rows == "trial")]
         lengths = {name: len(self.arrays[name]) for name in per_row}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"{self.task} of {self.model!r}: lengths {lengths}, expected one length")
         columns = {"rate": "unit", "prob": "classes"}
         for name, other in columns.items():
-            if name in FIELDS[self.task] and self.arrays[name].shape[1] != len(self.arrays[other]):
+            if name in fields and self.arrays[name].shape[1] != len(self.arrays[other]):
                 raise ValueError(
                     f"{self.task} of {self.model!r}: {name} has {self.arrays[name].shape[1]} columns, "
                     f"expected one for each of {len(self.arrays[other])} in {other}"

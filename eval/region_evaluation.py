@@ -6,20 +6,16 @@ both live on the same trunk. Region labels are read here and nowhere before.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
+from eval.adapted import Adapted
 from eval.examples import ConfusionExample
 from eval.probes import probe_regions
 from eval.results import ResultRow
 from eval.unit_features import rate_only, unit_features
 from foundation.checkpoint import load_model
 from foundation.corpus import Corpus
-
-if TYPE_CHECKING:
-    from eval.held_out import Adapted
 
 F1 = "macro-F1 over the regions present, one score per animal"
 
@@ -28,7 +24,7 @@ def region_rows(
     models: list[Adapted], corpus: Corpus, base: str | None
 ) -> tuple[list[ResultRow], list[ConfusionExample]]:
     """Rows and confusions of the region probe for the full-data adapter models; empty where regions are unknown."""
-    chosen = {a.subject: a for a in models if a.track == "adapter" and not _is_few(a)}
+    chosen = {a.subject: a for a in models if a.track == "adapter" and not a.is_few_shot}
     path = base or next((a.model.provenance.get("base") for a in chosen.values()), None)
     if not chosen or path is None:
         return [], []
@@ -52,10 +48,6 @@ def region_rows(
     )
     first = next(iter(chosen.values()))
     return _rows(found.scores, first, corpus), _confusions(found.confusion)
-
-
-def _is_few(adapted: Adapted) -> bool:
-    return any(used["train_trials"] for used in adapted.model.provenance["adapted"].values())
 
 
 def _rows(scores: pd.DataFrame, adapted: Adapted, corpus: Corpus) -> list[ResultRow]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eval import metrics
-from eval.predictions import LABEL_TASKS, RATE_TASKS, VALUE_TASKS, Prediction
+from eval.predictions import LABEL_TASKS, RATE_TASKS, VALUE_TASKS, Prediction, traced
 from eval.session_view import SessionView
 
 # Share of a trial's bins that forecasting may read, and the times after trial start at which choice is decoded.
@@ -41,8 +41,8 @@ def target_rows(view: SessionView, task: str) -> np.ndarray:
     if task == "choice_t":
         at = np.round(np.asarray(CHOICE_TIMES_S) / view.bin_size_s).astype(np.int64) - 1
         return np.isin(view.bin, at) & _observed_trials(view, "choice")[view.trial]
-    if task == "evidence":
-        return view.row_covariates["evidence"].observed
+    if (name := traced(task)) is not None:
+        return view.row_covariates[name].observed
     return np.ones(len(view.trial), bool)
 
 
@@ -108,8 +108,8 @@ def score(prediction: Prediction, view: SessionView) -> dict[str, Score]:
         return _value_scores(truth, _per_trial(prediction, view, trials, "value"), "test trials")
     if prediction.task == "choice_t":
         return _score_choice_in_time(prediction, view)
-    if prediction.task == "evidence":
-        return _score_evidence(prediction, view)
+    if traced(prediction.task) is not None:
+        return _score_trace(prediction, view)
     raise ValueError(f"task {prediction.task!r} is not scored against one session; regions have their own scorer")
 
 
@@ -178,10 +178,10 @@ def _score_choice_in_time(prediction: Prediction, view: SessionView) -> dict[str
     return scores
 
 
-def _score_evidence(prediction: Prediction, view: SessionView) -> dict[str, Score]:
-    rows = np.flatnonzero(view.rows_in("test", full=True) & target_rows(view, "evidence"))
+def _score_trace(prediction: Prediction, view: SessionView) -> dict[str, Score]:
+    rows = np.flatnonzero(view.rows_in("test", full=True) & target_rows(view, prediction.task))
     found = _find(prediction, _row_keys(view)[rows], _file_keys(prediction), "row (trial, bin)")
-    value, truth = prediction.arrays["value"][found], view.row_covariates["evidence"].values[rows, 0]
+    value, truth = prediction.arrays["value"][found], view.row_covariates[traced(prediction.task) or ""].values[rows, 0]
     scores = _value_scores(truth, value, "test bins")
     if "choice" in view.trial_covariates:
         partial = metrics.partial_r2(truth, value, choice_by_time(view)[rows])

@@ -251,7 +251,7 @@ def center_counts(spikes: torch.Tensor, hidden: torch.Tensor, center: torch.Tens
 
     Centering makes a hidden count read as an average one, so hiding units or bins does not shift the sum.
     """
-    return (spikes.to(center.dtype).sqrt() - center).masked_fill_(hidden, 0.0)
+    return (spikes.to(center.dtype).sqrt() - center).mul_(~hidden)
 
 
 def log_rates(

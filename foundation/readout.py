@@ -1,10 +1,14 @@
 """The read-out of an adapted session once more, as a convex problem on the frozen trunk.
 
-After gradient adaptation, each unit's log-rate is fitted per question (encoding, co-smoothing, forecasting) by Poisson
-ridge regression on the trunk states that this question leaves visible, a slow drift, and lagged principal components of
-the visible spikes. States enter through the second moment of the pretrained read-out rows, which makes the ridge a
-Gaussian prior learned from the pretraining animals. Penalty and the weight of the average with the gradient's own
-read-out are chosen per session on validation trials; test trials are never touched.
+After gradient adaptation, each unit's log-rate is fitted per question by Poisson ridge regression:
+
+    encode      on the trunk states that hidden spikes leave, and a slow drift
+    cosmooth    the same again as an offset, plus states that see the other units, and those units' lagged counts
+    forecast    on states that see the known bins, drift, and recent rates of the population and of the unit itself
+
+States enter through the second moment of the pretrained read-out rows, which makes the ridge a Gaussian prior learned
+from the pretraining animals. Penalty and the weight of the average with the gradient's own read-out are chosen per
+session on validation trials; test trials are never touched.
 """
 
 from __future__ import annotations
@@ -16,22 +20,17 @@ from typing import Literal
 import numpy as np
 import torch
 
-from foundation.adapters import LAG_WINDOWS
-from foundation.binning import bin_spikes
 from foundation.model import LOG_RATE_RANGE, FoundationModel
 from foundation.poisson_ridge import fit_poisson_ridge
 from foundation.predict import Answer, Hide, answers, hide_future, hide_spikes, hide_units
+from foundation.readout_features import NUM_COSINES, SessionFeatures
 from foundation.sampling import Window, WindowReader
-from foundation.splits import stretches
 from foundation.train import TrainingData
 
 Question = Literal["encode", "cosmooth", "forecast"]
 QUESTIONS: tuple[Question, ...] = ("encode", "cosmooth", "forecast")
 # Forecasting is fitted with this share of each window known.
 KNOWN_SHARE = 0.8
-# Bins of the recent past that forecasting reads beside the mean over all that is known.
-RECENT_BINS = 10
-NUM_COSINES = 20
 MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -42,14 +41,16 @@ class ReadoutConfig:
     Attributes:
         enabled: Whether to fit it.
         penalties: Grid of the ridge penalty.
-        components: Principal components of the session's spikes, at most.
+        components: Principal components of the session's spikes that co-smoothing reads, at most.
+        history_components: The same for forecasting.
         groups: To fit co-smoothing, units are hidden in this many groups.
         twin_correlation: Units correlated more than this with a hidden unit are hidden with it (split clusters).
     """
 
     enabled: bool = True
     penalties: list[float] = field(default_factory=lambda: [10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0])
-    components: int = 24
+    components: int = 96
+    history_components: int = 24
     groups: int = 10
     twin_correlation: float = 0.2
 
@@ -77,13 +78,9 @@ def fit_readouts(model: FoundationModel, data: TrainingData, config: ReadoutConf
         config: Grid and sizes.
         prior: From `state_prior` of the pretrained model.
     """
-    for recording_id in data.train:
-        train, val = data.train[recording_id], data.val[recording_id]
-        session = _Session(model, data.reader, recording_id, train, config)
-        arrays: dict[str, np.ndarray] = dict(session.arrays)
-        for question in QUESTIONS:
-            fitted = _fit_question(session, question, train, val or train, config, prior)
-            arrays |= {f"{question}.{name}": value for name, value in fitted.items()}
+    for recording_id, train in data.train.items():
+        fit = _Fit(model, data.reader, recording_id, train, data.val[recording_id] or train, config, prior)
+        arrays = fit.run()
         model.readouts[recording_id] = {k: torch.from_numpy(np.asarray(v, np.float32)) for k, v in arrays.items()}
 
 
@@ -104,207 +101,201 @@ def log_rates(
         hide: What is hidden; by default as the question says (for `cosmooth` it has to be given).
     """
     hide = hide or {"encode": hide_spikes, "forecast": hide_future(KNOWN_SHARE)}[question]
-    recording_id = windows[0].recording_id
-    stored = model.readouts.get(recording_id)
+    stored = model.readouts.get(windows[0].recording_id)
     if stored is None:
         yield from (answer.log_rates for answer in answers(model, reader, windows, hide))
         return
     arrays = {key: value.double().numpy() for key, value in stored.items()}
-    session = _Session(model, reader, recording_id, None, None, arrays)
-    weights, mix = arrays[f"{question}.weights"], float(arrays[f"{question}.mix"])
-    for answer in answers(model, reader, windows, hide):
-        convex = session.features(question, answer, arrays) @ weights
+    features = SessionFeatures.of_arrays(model, reader, windows[0].recording_id, arrays)
+    offsets: Iterator[np.ndarray | float] = iter([0.0] * len(windows))
+    if question == "cosmooth":
+        offsets = log_rates(model, reader, windows, "encode")
+    mix = float(arrays[f"{question}.mix"])
+    for answer, offset in zip(answers(model, reader, windows, hide), offsets):
+        convex = offset + _apply(features, question, answer, arrays)
         yield np.clip(mix * answer.log_rates + (1 - mix) * convex, *LOG_RATE_RANGE)
 
 
-class _Session:
-    """Features of one session: states, drift and principal components of what is visible."""
+def _apply(features: SessionFeatures, question: Question, answer: Answer, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Log-rates `(T, N)` of the convex fit alone, without an offset."""
+    shared = features.shared(question, answer)
+    shared = (shared - arrays[f"{question}.mean"]) / arrays[f"{question}.scale"]
+    out = arrays[f"{question}.constant"] + shared @ arrays[f"{question}.weights"]
+    if question == "forecast":
+        own = (features.own(answer) - arrays["forecast.own_mean"]) / arrays["forecast.own_scale"]
+        out = out + np.einsum("tno,on->tn", own, arrays["forecast.own_weights"])
+    return np.asarray(out)
+
+
+@dataclass
+class _Rows:
+    """Rows of one role: shared features, own features, counts, offset and the model's own log-rates of some units."""
+
+    shared: np.ndarray
+    own: np.ndarray
+    counts: np.ndarray
+    offset: np.ndarray
+    gradient: np.ndarray
+
+
+class _Fit:
+    """The fits of one session."""
 
     def __init__(
         self,
         model: FoundationModel,
         reader: WindowReader,
         recording_id: str,
-        train: list[Window] | None,
-        config: ReadoutConfig | None,
-        arrays: dict[str, np.ndarray] | None = None,
+        train: list[Window],
+        val: list[Window],
+        config: ReadoutConfig,
+        prior: np.ndarray,
     ) -> None:
-        self.model, self.reader, self.recording_id = model, reader, recording_id
-        self.recording = reader.recording(recording_id)
-        self.center = model.adapters.rows(recording_id).center.double().cpu().numpy()
-        if arrays is not None:
-            self.arrays = arrays
+        self.model, self.reader, self.config = model, reader, config
+        self.windows = (train, val)
+        self.features = SessionFeatures.fit(
+            model, reader, recording_id, train, prior, config.components, config.history_components
+        )
+        self.arrays: dict[str, np.ndarray] = dict(self.features.arrays)
+        self.num_units = len(self.features.center)
+
+    def run(self) -> dict[str, np.ndarray]:
+        """All questions, in order: co-smoothing starts from encoding."""
+        everyone = np.arange(self.num_units)
+        self.fit("encode", [(everyone, hide_spikes)])
+        encoded = [list(log_rates_of(self.features, self.model, self.reader, w, self.arrays)) for w in self.windows]
+        self.fit("cosmooth", list(self.groups()), encoded)
+        self.fit("forecast", [(everyone, hide_future(KNOWN_SHARE))])
+        return self.arrays
+
+    def groups(self) -> Iterator[tuple[np.ndarray, Hide]]:
+        """Groups of units with the mask that hides them and their twins."""
+        counts = np.concatenate([self.features.counts(window) for window in self.windows[0]])
+        alike = twins(counts, self.config.twin_correlation)
+        shuffled = np.random.default_rng(0).permutation(self.num_units)
+        for group in np.array_split(shuffled, min(self.config.groups, self.num_units)):
+            hidden = np.asarray(alike[group].any(axis=0))
+            hidden[group] = True
+            yield group, hide_units(hidden)
+
+    def fit(
+        self,
+        question: Question,
+        groups: list[tuple[np.ndarray, Hide]],
+        offsets: list[list[np.ndarray]] | None = None,
+    ) -> None:
+        """Fit one question group by group; penalty and mix are the session's, chosen on validation rows."""
+        penalties = sorted(self.config.penalties, reverse=True)
+        score = np.zeros((len(penalties), len(MIXES)))
+        weights: list[dict[str, np.ndarray]] = [{} for _ in penalties]
+        for units, hide in groups:
+            train, val = (self.rows(question, units, hide, role, offsets) for role in (0, 1))
+            self.standardize(question, train)
+            for p, solution in enumerate(self.solve(question, train, penalties)):
+                for name, value in solution.items():
+                    full = weights[p].setdefault(name, np.zeros((len(value), self.num_units)))
+                    full[:, units] = value
+                convex = np.clip(self.rate(question, val, solution), *LOG_RATE_RANGE)
+                for m, mix in enumerate(MIXES):
+                    rate = np.clip(mix * val.gradient + (1 - mix) * convex, *LOG_RATE_RANGE)
+                    score[p, m] += float((val.counts * rate - np.exp(rate)).sum())
+        best, mixed = (int(i) for i in np.unravel_index(int(score.argmax()), score.shape))
+        self.arrays |= {f"{question}.{name}": value for name, value in weights[best].items()}
+        self.arrays |= {f"{question}.mix": np.array(MIXES[mixed]), f"{question}.penalty": np.array(penalties[best])}
+
+    def rows(
+        self, question: Question, units: np.ndarray, hide: Hide, role: int, offsets: list[list[np.ndarray]] | None
+    ) -> _Rows:
+        """Features and targets of `units` on the train (0) or validation (1) windows."""
+        shared, own, counts, offset, gradient = [], [], [], [], []
+        for w, answer in enumerate(answers(self.model, self.reader, self.windows[role], hide)):
+            # Forecasting is fitted where it is asked: on the hidden end of the window.
+            keep = answer.hidden.all(axis=1) if question == "forecast" else np.ones(answer.window.num_bins, bool)
+            shared.append(self.features.shared(question, answer)[keep])
+            own.append(self.features.own(answer)[keep] if question == "forecast" else np.zeros((keep.sum(), 0, 0)))
+            counts.append(self.features.counts(answer.window)[keep][:, units])
+            offset.append(offsets[role][w][keep][:, units] if offsets else np.zeros((keep.sum(), len(units))))
+            gradient.append(answer.log_rates[keep][:, units].astype(float))
+        return _Rows(*(np.concatenate(parts) for parts in (shared, own, counts, offset, gradient)))
+
+    def standardize(self, question: Question, train: _Rows) -> None:
+        """Remember how features are standardized; that of the first group serves the others."""
+        if f"{question}.mean" in self.arrays:
             return
-        assert train is not None
-        assert config is not None
-        roots = np.sqrt(np.concatenate([self.counts(window) for window in train])) - self.center
-        values, vectors = np.linalg.eigh(roots.T @ roots / len(roots))
-        keep = slice(-1, -1 - min(config.components, len(values)), -1)
-        bounds = stretches(self.recording)[[window.row for window in train]]
-        self.arrays = {
-            # Unit variance for the first component; the others keep their share, so the ridge prefers the strong ones.
-            "components": vectors[:, keep] / np.sqrt(max(values[-1], 1e-9)),
-            "span": np.array([bounds[:, 0].min(), bounds[:, 1].max()]),
-        }
+        self.arrays[f"{question}.mean"] = train.shared.mean(axis=0)
+        self.arrays[f"{question}.scale"] = _scales(question, train.shared, self.features.num_states)
+        if question == "forecast":
+            self.arrays["forecast.own_mean"] = train.own.mean(axis=0)
+            self.arrays["forecast.own_scale"] = np.maximum(train.own.std(axis=0), 1e-6)
 
-    def counts(self, window: Window) -> np.ndarray:
-        """`(T, N)` counts of a window, float64."""
-        raw = bin_spikes(self.recording, window.start_s, window.num_bins, self.reader.bin_size_s)
-        return raw.astype(float)
+    def design(self, question: Question, rows: _Rows) -> np.ndarray:
+        """A constant and the standardized shared features."""
+        scaled = (rows.shared - self.arrays[f"{question}.mean"]) / self.arrays[f"{question}.scale"]
+        return np.concatenate([np.ones((len(scaled), 1)), scaled], axis=1)
 
-    def features(self, question: Question, answer: Answer, fitted: dict[str, np.ndarray]) -> np.ndarray:
-        """`(T, F)` features of one window, a constant first; standardized as `fitted` says."""
-        raw = self.raw_features(question, answer, fitted[f"{question}.prior"])
-        scaled = (raw - fitted[f"{question}.mean"]) / fitted[f"{question}.scale"]
-        return np.concatenate([np.ones((len(raw), 1)), scaled], axis=1)
+    def own(self, rows: _Rows) -> np.ndarray:
+        """Standardized own features `(R, N, O)`."""
+        return np.asarray((rows.own - self.arrays["forecast.own_mean"]) / self.arrays["forecast.own_scale"])
 
-    def raw_features(self, question: Question, answer: Answer, prior: np.ndarray) -> np.ndarray:
-        """`(T, F)` features of one window before standardization."""
-        parts = [answer.states.astype(float) @ prior, self.drift(answer.window)]
-        if question != "encode":
-            hidden = answer.hidden
-            visible = np.where(hidden, 0.0, np.sqrt(self.counts(answer.window)) - self.center)
-            latent = visible @ self.arrays["components"]
-            parts.append(_lagged(latent) if question == "cosmooth" else _known(latent, np.asarray(hidden.all(axis=1))))
-        return np.concatenate(parts, axis=1)
+    def solve(self, question: Question, train: _Rows, penalties: list[float]) -> Iterator[dict[str, np.ndarray]]:
+        """Solutions from the largest penalty to the smallest, each started from the one before."""
+        shared = self.design(question, train)
+        num_shared = shared.shape[1]
+        if question != "forecast":
+            free, start = np.arange(num_shared) > 0, None
+            for penalty in penalties:
+                start = fit_poisson_ridge(
+                    shared, train.counts, penalty, offset=train.offset, penalized=free, init=start, tolerance=1e-6
+                )
+                yield {"constant": start[:1], "weights": start[1:]}
+            return
+        own = self.own(train)
+        free = np.arange(num_shared + own.shape[2]) > 0
+        designs = [np.concatenate([shared, own[:, u]], axis=1) for u in range(self.num_units)]
+        starts: list[np.ndarray | None] = [None] * self.num_units
+        for penalty in penalties:
+            for u, design in enumerate(designs):
+                starts[u] = fit_poisson_ridge(
+                    design, train.counts[:, u : u + 1], penalty, penalized=free, init=starts[u], tolerance=1e-6
+                )
+            stacked = np.concatenate([w for w in starts if w is not None], axis=1)
+            yield {"constant": stacked[:1], "weights": stacked[1:num_shared], "own_weights": stacked[num_shared:]}
 
-    def drift(self, window: Window) -> np.ndarray:
-        """`(T, NUM_COSINES)` cosines of the position among the train trials, held beyond them; see `drift_basis`."""
-        low, high = self.arrays["span"]
-        middle = window.start_s + 0.5 * window.num_bins * self.reader.bin_size_s
-        position = np.clip((middle - low) / max(high - low, 1e-9), 0, 1)
-        order = np.arange(1, NUM_COSINES + 1)
-        return np.repeat(np.cos(np.pi * order * position)[None] / order, window.num_bins, axis=0)
-
-
-def _lagged(latent: np.ndarray) -> np.ndarray:
-    """Sums over the lag windows and the window's mean, `(T, (L + 1) K)`."""
-    bins = len(latent)
-    total = np.concatenate([np.zeros((1, latent.shape[1])), np.cumsum(latent, axis=0)])
-    row = np.arange(bins)
-    sums = [
-        total[np.clip(row + last + 1, 0, bins)] - total[np.clip(row + first, 0, bins)] for first, last in LAG_WINDOWS
-    ]
-    return np.concatenate([*sums, np.repeat(latent.mean(axis=0, keepdims=True), bins, axis=0)], axis=1)
+    def rate(self, question: Question, rows: _Rows, solution: dict[str, np.ndarray]) -> np.ndarray:
+        """Log-rates of a solution."""
+        out = rows.offset + self.design(question, rows) @ np.concatenate([solution["constant"], solution["weights"]])
+        if question == "forecast":
+            out = out + np.einsum("rno,on->rn", self.own(rows), solution["own_weights"])
+        return np.asarray(out)
 
 
-def _known(latent: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Means over all known bins and over the most recent ones, `(T, 2 K)`."""
-    known = latent[~hidden]
-    if not len(known):
-        return np.zeros((len(latent), 2 * latent.shape[1]))
-    row = np.concatenate([known.mean(axis=0), known[-RECENT_BINS:].mean(axis=0)])
-    return np.repeat(row[None], len(latent), axis=0)
+def log_rates_of(
+    features: SessionFeatures,
+    model: FoundationModel,
+    reader: WindowReader,
+    windows: list[Window],
+    arrays: dict[str, np.ndarray],
+) -> Iterator[np.ndarray]:
+    """Encoding log-rates `(T, N)` of windows by a fit that is not part of the model yet."""
+    mix = float(arrays["encode.mix"])
+    for answer in answers(model, reader, windows, hide_spikes):
+        convex = _apply(features, "encode", answer, arrays)
+        yield np.clip(mix * answer.log_rates + (1 - mix) * convex, *LOG_RATE_RANGE)
 
 
-def _fit_question(
-    session: _Session,
-    question: Question,
-    train: list[Window],
-    val: list[Window],
-    config: ReadoutConfig,
-    prior: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """Weights `(F, N)` and how to standardize the features; penalty and mix chosen on `val`."""
-    num_units = len(session.center)
-    blocks = list(_blocks(session, question, train, val, config, prior))
-    stacked = np.concatenate([block.train for block in blocks])
-    mean, scale = stacked.mean(axis=0), _scales(stacked, len(prior))
-    del stacked
-    penalized = np.ones(len(mean) + 1, bool)
-    penalized[0] = False
-    weights = {penalty: np.zeros((len(mean) + 1, num_units)) for penalty in config.penalties}
-    score = np.zeros((len(config.penalties), len(MIXES)))
-    for block in blocks:
-        features, checked = ((rows - mean) / scale for rows in (block.train, block.val))
-        features = np.concatenate([np.ones((len(features), 1)), features], axis=1)
-        checked = np.concatenate([np.ones((len(checked), 1)), checked], axis=1)
-        start = None
-        for p, penalty in sorted(enumerate(config.penalties), key=lambda item: -item[1]):
-            start = fit_poisson_ridge(
-                features, block.train_counts, penalty, penalized=penalized, init=start, tolerance=1e-6
-            )
-            weights[penalty][:, block.units] = start
-            convex = checked @ start
-            for m, mix in enumerate(MIXES):
-                rate = np.clip(mix * block.val_own + (1 - mix) * convex, *LOG_RATE_RANGE)
-                score[p, m] += float((block.val_counts * rate - np.exp(rate)).sum())
-    best_penalty, best_mix = (int(i) for i in np.unravel_index(int(score.argmax()), score.shape))
-    return {
-        "weights": weights[config.penalties[best_penalty]],
-        "mean": mean,
-        "scale": scale,
-        "prior": prior,
-        "mix": np.array(MIXES[best_mix]),
-        "penalty": np.array(config.penalties[best_penalty]),
-    }
+def _scales(question: Question, features: np.ndarray, num_states: int) -> np.ndarray:
+    """What features are divided by: one number per block, since sizes within a block are its prior.
 
-
-def _scales(features: np.ndarray, width: int) -> np.ndarray:
-    """What features are divided by: one number for all states, one for all drift terms, each lagged component's own.
-
-    The relative size of states and of drift terms is their prior.
+    Lagged counts are standardized per unit already, and their axes are orthogonal, so a ridge on them is one on units.
     """
     deviation = features.std(axis=0)
-    scale = np.maximum(deviation, 1e-6)
-    scale[:width] = np.sqrt(np.mean(deviation[:width] ** 2)) + 1e-9
-    scale[width : width + NUM_COSINES] = deviation[width : width + NUM_COSINES].max() + 1e-9
+    scale = np.ones(len(deviation))
+    scale[:num_states] = np.sqrt(np.mean(deviation[:num_states] ** 2)) + 1e-9
+    drift = slice(num_states, num_states + NUM_COSINES)
+    scale[drift] = deviation[drift].max() + 1e-9
+    if question == "forecast":
+        scale[drift.stop :] = deviation[drift.stop :].max() / 2 + 1e-9
     return scale
-
-
-@dataclass
-class _Block:
-    """Rows of one fit: features, counts and the model's own log-rates of `units`."""
-
-    units: np.ndarray
-    train: np.ndarray
-    train_counts: np.ndarray
-    val: np.ndarray
-    val_counts: np.ndarray
-    val_own: np.ndarray
-
-
-def _blocks(
-    session: _Session,
-    question: Question,
-    train: list[Window],
-    val: list[Window],
-    config: ReadoutConfig,
-    prior: np.ndarray,
-) -> Iterator[_Block]:
-    everyone = np.arange(len(session.center))
-    if question != "cosmooth":
-        hide = hide_spikes if question == "encode" else hide_future(KNOWN_SHARE)
-        yield _block(session, question, everyone, hide, train, val, prior)
-        return
-    alike = twins(np.concatenate([session.counts(window) for window in train]), config.twin_correlation)
-    shuffled = np.random.default_rng(0).permutation(everyone)
-    for group in np.array_split(shuffled, min(config.groups, len(everyone))):
-        hidden = alike[group].any(axis=0)
-        hidden[group] = True
-        yield _block(session, question, group, hide_units(hidden), train, val, prior)
-
-
-def _block(
-    session: _Session,
-    question: Question,
-    units: np.ndarray,
-    hide: Hide,
-    train: list[Window],
-    val: list[Window],
-    prior: np.ndarray,
-) -> _Block:
-    parts: list[list[np.ndarray]] = [[], [], [], [], []]
-    for where, windows in enumerate((train, val)):
-        for answer in answers(session.model, session.reader, windows, hide):
-            # Forecasting is fitted where it is asked: on the hidden end of the window.
-            rows = answer.hidden.all(axis=1) if question == "forecast" else np.ones(answer.window.num_bins, bool)
-            parts[2 * where].append(session.raw_features(question, answer, prior)[rows])
-            parts[2 * where + 1].append(session.counts(answer.window)[rows][:, units])
-            if where:
-                parts[4].append(answer.log_rates[rows][:, units].astype(float))
-    train_rows, train_counts, val_rows, val_counts, own = (np.concatenate(part) for part in parts)
-    return _Block(units, train_rows, train_counts, val_rows, val_counts, own)
 
 
 def twins(counts: np.ndarray, threshold: float) -> np.ndarray:

@@ -18,7 +18,7 @@ LONGEST_PERIOD_S = 20.0
 
 
 def rotary_angles(times_s: torch.Tensor, head_width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines `(B, 1, L, head_width / 2)` of rotary embeddings at times in seconds `(B, L)`.
+    """Cosines and sines `(B, L, 1, 1, head_width / 2)` of rotary embeddings at times in seconds `(B, L)`.
 
     Su et al. 2021 (arXiv 2104.09864), with periods spaced geometrically in seconds rather than in tokens, so that bin
     size and window length may change after training.
@@ -26,12 +26,12 @@ def rotary_angles(times_s: torch.Tensor, head_width: int) -> tuple[torch.Tensor,
     pairs = head_width // 2
     exponent = torch.linspace(0, 1, pairs, device=times_s.device, dtype=torch.float32)
     frequency = 2 * math.pi / (SHORTEST_PERIOD_S * (LONGEST_PERIOD_S / SHORTEST_PERIOD_S) ** exponent)
-    angle = times_s.float()[:, None, :, None] * frequency
+    angle = times_s.float()[:, :, None, None, None] * frequency
     return angle.cos(), angle.sin()
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate pairs of `(B, heads, L, head_width)` by the angles."""
+    """Rotate the pairs of `(B, L, ..., heads, head_width)`, halves of the last axis, by the angles."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
@@ -54,8 +54,10 @@ class Block(nn.Module):
         """`(B, L, D)` to `(B, L, D)`; `mask` `(B, 1, 1, L)` True where a key may be attended to."""
         batch, length, width = x.shape
         heads = self.query_key_value(self.norm_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(rotate(query, cos, sin), rotate(key, cos, sin), value, attn_mask=mask)
+        # Rotated together and as they lie in memory, then viewed as (B, heads, L, head_width).
+        turned, value = heads.split([2, 1], dim=2)
+        query, key = rotate(turned, cos, sin).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value[:, :, 0].transpose(1, 2), attn_mask=mask)
         x = x + self.dropout(self.project(mixed.transpose(1, 2).reshape(batch, length, width)))
         return x + self.dropout(self.contract(F.gelu(self.expand(self.norm_feed(x)))))
 

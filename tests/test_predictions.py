@@ -135,7 +135,7 @@ def test_malformed_files_are_refused(view: SessionView, tmp_path: Path) -> None:
 
 
 def test_labels_are_scored_where_they_are_observed(tiny_recording: TinyRecording) -> None:
-    view = SessionView.of(tiny_recording(), fold=3)
+    view = SessionView.of(tiny_recording(), fold=4)
     choice = view.trial_covariates["choice"]
     trials = view.trials_in("test")
     assert 3 in trials

@@ -1,0 +1,90 @@
+"""The whole path on synthetic animals in one call: prepare, pretrain, adapt to an unseen animal, evaluate, report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from data_recipes.recipe import open_or_prepare
+from eval.held_out import evaluate
+from eval.report import write_report
+from eval.results import read_results
+from foundation.checkpoint import load_model
+from foundation.config import load_config
+from foundation.corpus import Corpus
+from foundation.finetune import Assignment, finetune
+from foundation.pretrain import pretrain
+
+NUM_ANIMALS, NUM_UNITS, NUM_TRIALS = 8, 36, 150
+HEADLINES = (
+    ("encode E2", "bps"),
+    ("cosmooth b", "bps"),
+    ("forecast", "bps"),
+    ("choice", "auc"),
+    ("decode_wheel_speed acausal", "r2"),
+    ("decode_whisker_energy acausal", "r2"),
+)
+
+
+def demo(config_path: str, overrides: list[str]) -> Path:
+    """Run everything and return the report page.
+
+    Args:
+        config_path: `configs/demo.yaml`, or one like it over a synthetic corpus.
+        overrides: `section.field=value`.
+    """
+    config = load_config(config_path, overrides)
+    begun = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - begun:5.0f} s] {text}", flush=True)
+
+    say(f"prepare {NUM_ANIMALS} synthetic animals")
+    open_or_prepare(
+        "synthetic", config.data.corpus, num_subjects=NUM_ANIMALS, num_units=NUM_UNITS, num_trials=NUM_TRIALS
+    )
+    corpus = Corpus.open(config.data.corpus)
+    say(f"pretrain on all but {', '.join(config.data.held_out)}")
+    model = pretrain(config)
+    adapted = config.folder / "new"
+    say("adapt to the unseen animal, and train the same network on it alone")
+    finetune(
+        load_model(model),
+        corpus.select(subjects=config.data.held_out),
+        config.data.held_out,
+        adapted,
+        config.finetune,
+        config.objective,
+        assignment=Assignment(config.data.split, config.data.fold),
+        seed=config.seed,
+        base_path=str(model),
+    )
+    say("evaluate against baselines and nulls")
+    results = config.folder / "results"
+    evaluate([adapted], corpus, config.data.held_out, results)
+    page = write_report(config.folder, results, config.folder / "report.html")
+    say("done")
+    _summary(results)
+    print(f"report: {page}")
+    return page
+
+
+def _summary(results: Path) -> None:
+    """Print the headline of each task: pretrained, from scratch, strongest baseline, null."""
+    table, _ = read_results(results)
+    print(f"{'task':44s}{'metric':10s}{'pretrained':>12s}{'scratch':>12s}{'baseline':>12s}{'null':>12s}")
+    for task, metric in HEADLINES:
+        rows = table[(table["task"] == task) & (table["metric"] == metric)]
+        mine, scratch = (rows[rows["model"].str.endswith(f"/{track}")] for track in ("adapter", "scratch"))
+        if len(mine):
+            columns = [mine["value"], scratch["value"], mine["baseline_value"], mine["null_value"]]
+            _line(task, metric, [float(column.mean()) for column in columns])
+    rows = table[table["task"].str.startswith("region") & (table["metric"] == "macro_f1") & (table["kind"] == "model")]
+    for task in dict.fromkeys(rows["task"]):
+        part = rows[rows["task"] == task]
+        values = [float(part[name].mean()) for name in ("value", "baseline_value", "null_value")]
+        _line(str(task), "macro-F1", [values[0], float("nan"), *values[1:]])
+
+
+def _line(task: str, metric: str, values: list[float]) -> None:
+    print(f"{task:44.44s}{metric:10s}" + "".join(f"{'-' if v != v else format(v, '.3f'):>12s}" for v in values))
