@@ -121,13 +121,13 @@ class NedsBlock(nn.Module):
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """`(B, L, H)` to `(B, L, H)`."""
         batch, length, width = x.shape
-        split = self.query_key_value(self.norms[0](x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query, key = (
-            torch.cat([a * cos - b * sin, b * cos + a * sin], -1) for a, b in (t.chunk(2, -1) for t in split[:2])
-        )
-        mixed = F.scaled_dot_product_attention(
-            query, key, split[2], dropout_p=self.attention_dropout if self.training else 0.0
-        )
+        heads = self.query_key_value(self.norms[0](x)).view(batch, length, 3, self.heads, -1)
+        turned, value = heads.split([2, 1], dim=2)
+        first, second = turned.chunk(2, dim=-1)
+        turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        query, key = turned.permute(2, 0, 3, 1, 4)
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value[:, :, 0].transpose(1, 2), dropout_p=dropout)
         x = x + self.dropout(self.project(mixed.transpose(1, 2).reshape(batch, length, width)))
         return x + self.dropout(self.feed(self.norms[1](x)))
 
@@ -150,8 +150,8 @@ class Neds(nn.Module):
         self.norm = nn.LayerNorm(shape.width)
         pairs = shape.width // shape.heads // 2
         angle = torch.arange(shape.num_bins)[:, None] * 10000.0 ** (-torch.arange(pairs) / pairs)
-        self.register_buffer("cos", angle.cos().repeat(NUM_MODALITIES, 1))
-        self.register_buffer("sin", angle.sin().repeat(NUM_MODALITIES, 1))
+        self.register_buffer("cos", angle.cos().repeat(NUM_MODALITIES, 1)[:, None, None])
+        self.register_buffer("sin", angle.sin().repeat(NUM_MODALITIES, 1)[:, None, None])
 
     def _present(self, batch: NedsBatch) -> list[tuple[SessionModules, slice]]:
         """The modules of each session of a batch and where its windows are."""

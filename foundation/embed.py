@@ -16,7 +16,7 @@ import torch
 
 from foundation.corpus import Corpus, write_atomic
 from foundation.model import FoundationModel
-from foundation.predict import answers, hide_behavior
+from foundation.predict import answers, hide_all_but_spikes
 from foundation.sampling import MIN_BINS, Window, WindowReader
 
 
@@ -58,7 +58,7 @@ def embed(model: FoundationModel, corpus: Corpus, recording_id: str, windows: li
     model.adapters.span(recording_id)
     reader = WindowReader(corpus, model.channels, model.config.bin_size_s)
     chosen = windows or domain_windows(reader, recording_id, model.config.window_s)
-    found = list(answers(model, reader, chosen, hide_behavior))
+    found = list(answers(model, reader, chosen, hide_all_but_spikes))
     size = reader.bin_size_s
     states = np.concatenate([answer.states for answer in found])
     with torch.no_grad():

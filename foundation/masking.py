@@ -1,7 +1,7 @@
 """Which values of a window are hidden and which are predicted: one pure function per scheme.
 
 The first five are those of NEDS (Zhang et al. 2025, arXiv 2504.08201): neural, behavior, within-modality for each side,
-cross-modality; `units` and `future` train co-smoothing and forecasting. A trial-scope value is hidden as a whole: it
+cross-modality; `units` and `future` train co-smoothing and forecasting, `spikes_only` what embeddings are made from. A trial-scope value is hidden as a whole: it
 never shows in another bin of its trial. Nothing here touches model or data.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from foundation.sampling import Batch, Channel, Window
+from foundation.sampling import STRUCTURE, Batch, Channel, Window
 
 
 @dataclass
@@ -34,6 +34,7 @@ class MaskingConfig:
         default_factory=lambda: {
             "neural": 1.0,
             "behavior": 1.0,
+            "spikes_only": 1.0,
             "within_neural": 1.0,
             "within_behavior": 1.0,
             "cross": 1.0,
@@ -72,7 +73,7 @@ class Hidden:
         bins: `(T,)` bool, spikes of all units hidden.
         units: `(N,)` bool, the unit hidden in all bins.
         covariates: `(T, C)` bool.
-        structure: `(T,)` bool, trial structure and session clock hidden.
+        structure: `(T, F)` bool, features of `STRUCTURE` hidden.
         spikes_predicted: Hidden spikes enter the loss.
         covariates_predicted: Hidden covariates enter the loss.
     """
@@ -90,7 +91,7 @@ def _nothing(shape: Shape) -> Hidden:
         bins=np.zeros(shape.num_bins, bool),
         units=np.zeros(shape.num_units, bool),
         covariates=np.zeros((shape.num_bins, len(shape.channels)), bool),
-        structure=np.zeros(shape.num_bins, bool),
+        structure=np.zeros((shape.num_bins, len(STRUCTURE)), bool),
     )
 
 
@@ -103,7 +104,14 @@ def neural(shape: Shape, rng: np.random.Generator, config: MaskingConfig) -> Hid
 
 
 def behavior(shape: Shape, rng: np.random.Generator, config: MaskingConfig) -> Hidden:
-    """Decoding: everything but spikes hidden, stimuli and trial structure included; targets predicted."""
+    """Decoding: everything but spikes and the time since the trial's start hidden; targets predicted."""
+    hidden = spikes_only(shape, rng, config)
+    hidden.structure[:, [STRUCTURE.index("since_start"), STRUCTURE.index("in_trial")]] = False
+    return hidden
+
+
+def spikes_only(shape: Shape, rng: np.random.Generator, config: MaskingConfig) -> Hidden:
+    """Everything but spikes hidden, trial structure and session clock included; targets predicted."""
     hidden = _nothing(shape)
     hidden.covariates[:] = True
     hidden.structure[:] = True
@@ -173,6 +181,7 @@ def hide_future(hidden: Hidden, shape: Shape, num_bins: int) -> None:
 SCHEMES: dict[str, Callable[[Shape, np.random.Generator, MaskingConfig], Hidden]] = {
     "neural": neural,
     "behavior": behavior,
+    "spikes_only": spikes_only,
     "within_neural": within_neural,
     "within_behavior": within_behavior,
     "cross": cross,
@@ -205,7 +214,7 @@ class Masks:
         spikes: S tensors `(b_s, T, N_s)` bool, True where a count is hidden.
         bins: `(B, T)` bool, True where the whole population is hidden.
         covariates: `(B, T, C)` bool.
-        structure: `(B, T)` bool.
+        structure: `(B, T, F)` bool.
         spikes_predicted: `(B,)` bool, hidden spikes of the window enter the loss.
         covariates_predicted: `(B,)` bool.
         schemes: Name of each window's scheme.
@@ -241,7 +250,7 @@ def collate(batch: Batch, hidden: list[Hidden], schemes: list[str]) -> Masks:
     num, longest = batch.valid.shape
     bins = np.zeros((num, longest), bool)
     covariates = np.zeros((num, longest, batch.observed.shape[2]), bool)
-    structure = np.zeros((num, longest), bool)
+    structure = np.zeros((num, longest, len(STRUCTURE)), bool)
     for i, h in enumerate(hidden):
         bins[i, : len(h.bins)], covariates[i, : len(h.bins)] = h.bins, h.covariates
         structure[i, : len(h.bins)] = h.structure

@@ -134,8 +134,8 @@ class FoundationModel(PreTrainedModel):
         num_values = sum(channel.width for channel in self.channels)
         width = shape.width
         self.adapters = Adapters(RowLayout(width, shape.private_rank), config.num_units, config.num_sessions)
-        # Shown instead of a hidden or missing modality: spikes, each channel, structure.
-        self.mask_vectors = nn.Parameter(torch.empty(len(self.channels) + 2, width))
+        # Shown instead of what is hidden or missing: spikes, each channel, each feature of the trial structure.
+        self.mask_vectors = nn.Parameter(torch.empty(1 + len(self.channels) + len(STRUCTURE), width))
         self.value_embedding = nn.Parameter(torch.empty(num_values, width))
         self.modality_vectors = nn.Parameter(torch.empty(len(self.channels) + 1, width))
         self.structure_embedding = nn.Linear(len(STRUCTURE), width)
@@ -281,10 +281,10 @@ class FoundationModel(PreTrainedModel):
             visible.append(shown)
             tokens.append(shown @ rows.part("read_in") + rows.session)
             first += size
-        structure = batch.structure.masked_fill(masks.structure[:, :, None], 0.0)
+        structure = batch.structure.masked_fill(masks.structure, 0.0)
         spike_tokens = torch.cat(tokens) + self.structure_embedding(structure)
         spike_tokens = spike_tokens + masks.bins[:, :, None] * self.mask_vectors[0]
-        return visible, spike_tokens + masks.structure[:, :, None] * self.mask_vectors[-1]
+        return visible, spike_tokens + masks.structure.to(structure.dtype) @ self.mask_vectors[-len(STRUCTURE) :]
 
     def _run_trunk(self, batch: Batch, masks: Masks, tokens: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """States of the spike tokens, and of each channel's tokens (the same ones when fused)."""
@@ -293,7 +293,7 @@ class FoundationModel(PreTrainedModel):
         shown = batch.observed & ~masks.covariates & readable
         times = torch.arange(num_bins, device=tokens.device, dtype=torch.float32) * batch.bin_size_s
         times = times.expand(num_windows, num_bins)
-        channel_masks = self.mask_vectors[1:-1]
+        channel_masks = self.mask_vectors[1 : 1 + len(self.channels)]
         repeats = torch.tensor([c.width for c in self.channels], device=tokens.device)
         values = batch.covariates * shown.repeat_interleave(repeats, dim=2)
         if self.shape.layout == "fused":

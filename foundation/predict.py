@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from foundation.masking import Hidden, MaskingConfig, Shape, behavior, collate, neural, window_shapes
+from foundation.masking import Hidden, MaskingConfig, Shape, behavior, collate, neural, spikes_only, window_shapes
 from foundation.masking import hide_future as _hide_future
 from foundation.model import FoundationModel, Output
 from foundation.sampling import Batch, Window, WindowReader
@@ -29,15 +29,20 @@ def hide_spikes(shape: Shape) -> Hidden:
 
 
 def hide_behavior(shape: Shape) -> Hidden:
-    """Decoding and embedding: everything but spikes hidden."""
+    """Decoding: everything but spikes and the time since the trial's start hidden."""
     return behavior(shape, _RNG, _CONFIG)
+
+
+def hide_all_but_spikes(shape: Shape) -> Hidden:
+    """Embedding: everything but spikes hidden."""
+    return spikes_only(shape, _RNG, _CONFIG)
 
 
 def hide_units(units: np.ndarray, *, only_spikes: bool = False) -> Hide:
     """Co-smoothing: units `(N,)` bool hidden; with `only_spikes` covariates and trial structure too."""
 
     def hide(shape: Shape) -> Hidden:
-        hidden = behavior(shape, _RNG, _CONFIG) if only_spikes else neural(shape, _RNG, _CONFIG)
+        hidden = spikes_only(shape, _RNG, _CONFIG) if only_spikes else neural(shape, _RNG, _CONFIG)
         hidden.bins[:] = False
         hidden.units[:] = units
         hidden.spikes_predicted, hidden.covariates_predicted = True, False

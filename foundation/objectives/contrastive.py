@@ -2,7 +2,7 @@
 
 The loss is CEBRA's InfoNCE (Schneider, Lee & Mathis 2023, Nature 617:360; arXiv 2204.00673): the positive is not in the
 denominator, and one set of reference samples serves all anchors. Pairs are taken among the bins that are in the batch
-anyway, of all its sessions and animals. Only windows whose covariates and trial structure are hidden take part:
+anyway, of all its sessions and animals. Only windows of scheme `spikes_only` take part:
 elsewhere an embedding could copy the label it is compared by, or the clock.
 """
 
@@ -114,13 +114,13 @@ class Pairs:
 
 
 def draw_pairs(batch: Batch, masks: Masks, config: ContrastiveConfig, seed: tuple[int, ...]) -> Pairs:
-    """Draw anchor and reference bins from the windows of scheme `behavior`; a window's draw depends on it alone."""
+    """Draw anchor and reference bins from the windows of scheme `spikes_only`; a window's draw depends on it alone."""
     num_bins = batch.valid.shape[1]
     offset = max(1, round(config.time_offset_s / batch.bin_size_s))
     parts: list[tuple[np.ndarray, ...]] = []
     seen: dict[tuple[str, int], int] = {}
     for w, window in enumerate(batch.windows):
-        if masks.schemes[w] != "behavior":
+        if masks.schemes[w] != "spikes_only":
             continue
         again = seen[window.recording_id, window.row] = seen.get((window.recording_id, window.row), -1) + 1
         rng = np.random.default_rng([*seed, zlib.crc32(window.recording_id.encode()), window.row, again])
@@ -160,7 +160,7 @@ def contrastive_losses(
         model: Holds the projections.
         output: States of the batch.
         batch: The windows; labels come from its covariates, hidden from the model or not.
-        masks: Only windows of scheme `behavior` take part.
+        masks: Only windows of scheme `spikes_only` take part.
         config: Pairs and labels.
         seed: Of this step.
         gather: Concatenates rows over ranks with gradients; references are shared by all ranks.
