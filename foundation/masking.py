@@ -1,8 +1,8 @@
 """Which values of a window are hidden and which are predicted: one pure function per scheme.
 
-The first five are those of NEDS (Zhang et al. 2025, arXiv 2504.08201): neural, behavior, within-modality for each side,
-cross-modality; `units` and `future` train co-smoothing and forecasting, `spikes_only` what embeddings are made from. A trial-scope value is hidden as a whole: it
-never shows in another bin of its trial. Nothing here touches model or data.
+Five are those of NEDS (Zhang et al. 2025, arXiv 2504.08201): neural, behavior, within-modality for each side,
+cross-modality. `units` and `future` train co-smoothing and forecasting, `spikes_only` what embeddings are made from. A
+trial-scope value is hidden as a whole: it never shows in another bin of its trial. Nothing here touches model or data.
 """
 
 from __future__ import annotations

@@ -326,7 +326,8 @@ class FoundationModel(PreTrainedModel):
         predicted = masks.spikes_predicted.tolist()
         out: list[torch.Tensor | None] = []
         first = 0
-        for shown, rows, size in zip(visible, sessions, batch.sizes):
+        # One split has one gradient as large as the states, where a slice per session would make one for each.
+        for shown, rows, own, size in zip(visible, sessions, states.split(batch.sizes), batch.sizes):
             local = [i for i in range(size) if predicted[first + i]]
             if not local:
                 out.append(None)
@@ -334,7 +335,7 @@ class FoundationModel(PreTrainedModel):
                 pick = slice(None) if len(local) == size else torch.tensor(local, device=states.device)
                 span = slice(first, first + size)
                 rates = log_rates(
-                    rows, states[span][pick], shown[pick], num_visible[span][pick], drift[span][pick], lags
+                    rows, own[pick], shown[pick], num_visible[span][pick], drift[span][pick], lags
                 )
                 out.append(rates.clamp(*LOG_RATE_RANGE))
             first += size
