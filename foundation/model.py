@@ -334,9 +334,7 @@ class FoundationModel(PreTrainedModel):
             else:
                 pick = slice(None) if len(local) == size else torch.tensor(local, device=states.device)
                 span = slice(first, first + size)
-                rates = log_rates(
-                    rows, own[pick], shown[pick], num_visible[span][pick], drift[span][pick], lags
-                )
+                rates = log_rates(rows, own[pick], shown[pick], num_visible[span][pick], drift[span][pick], lags)
                 out.append(rates.clamp(*LOG_RATE_RANGE))
             first += size
         return out

@@ -53,6 +53,7 @@ def fit_poisson_ridge(
     init: np.ndarray | None = None,
     tolerance: float = 1e-10,
     max_steps: int = 100,
+    curvature: SharedCurvature | None = None,
 ) -> np.ndarray:
     """Weights `(F, U)` that minimize the penalized Poisson negative log likelihood of each unit.
 
@@ -66,6 +67,7 @@ def fit_poisson_ridge(
         init: `(F, U)` where to start; by default `center` with the mean rate in a free constant column.
         tolerance: A unit is done when a further step would gain less than `tolerance * (1 + spikes)` nats.
         max_steps: Newton steps at most; a unit that is not done by then keeps the best weights it has.
+        curvature: Of these features, to step by instead of every unit's own; worth it for hundreds of features.
 
     Raises:
         ValueError: Shapes disagree, or features, counts, offset or penalty hold a value that is not allowed.
@@ -76,7 +78,10 @@ def fit_poisson_ridge(
     weights = problem.start() if init is None else np.array(init, dtype=float)
     if weights.shape != problem.center.shape:
         raise ValueError(f"init has shape {weights.shape}, expected {problem.center.shape} (features, units)")
-    return _Newton(problem, tolerance, max_steps).minimize(weights, penalties)
+    newton = _Newton(problem, tolerance, max_steps)
+    if curvature is not None:
+        newton = _QuasiNewton(problem, tolerance, max_steps, curvature)
+    return newton.minimize(weights, penalties)
 
 
 def choose_penalty(
@@ -293,6 +298,49 @@ class _Newton:
         failed = np.zeros(len(active), bool)
         failed[pending] = True
         return failed
+
+
+@dataclass(frozen=True)
+class SharedCurvature:
+    """Eigenvectors of X'WX / sum(W) for one profile W of rates: every unit's Hessian is near a multiple of it.
+
+    Attributes:
+        values: `(F,)`.
+        vectors: `(F, F)`.
+        size: `(F,)` what each feature was divided by; free ones by so little that a ridge on them does not matter.
+        num_rows: R.
+    """
+
+    values: np.ndarray
+    vectors: np.ndarray
+    size: np.ndarray
+    num_rows: int
+
+    @classmethod
+    def of(cls, features: np.ndarray, rate: np.ndarray, penalized: np.ndarray) -> SharedCurvature:
+        """Of features `(R, F)` under a rate profile `(R,)`; `penalized` `(F,)` bool."""
+        size = np.where(penalized, 1.0, 1e-4)
+        weighted = (features / size) * np.sqrt(rate / rate.mean())[:, None]
+        values, vectors = np.linalg.eigh(weighted.T @ weighted / len(rate))
+        return cls(np.maximum(values, 0), vectors, size, len(rate))
+
+
+class _QuasiNewton(_Newton):
+    """Steps by the shared curvature times the unit's mean rate: no Hessian per unit, and the same minimum."""
+
+    def __init__(self, problem: _Problem, tolerance: float, max_steps: int, curvature: SharedCurvature) -> None:
+        self.problem, self.max_steps, self.curvature = problem, max_steps, curvature
+        self.threshold = tolerance * (1 + problem.counts.sum(axis=0))
+        self.stale = np.ones(problem.counts.shape[1], bool)
+
+    def _steps(
+        self, active: np.ndarray, rate: np.ndarray, gradient: np.ndarray, ridge: np.ndarray, before: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        c = self.curvature
+        diagonal = c.values[:, None] * rate.sum(axis=0) + ridge[:, active].max(axis=0)
+        turned = c.vectors.T @ (gradient / c.size[:, None])
+        step = (c.vectors @ (turned / diagonal)) / c.size[:, None]
+        return step, 0.5 * np.einsum("fu,fu->u", gradient, step)
 
 
 def _solve(hessian: np.ndarray, ridge: np.ndarray, gradient: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from foundation.model import LOG_RATE_RANGE, FoundationModel
-from foundation.poisson_ridge import fit_poisson_ridge
+from foundation.poisson_ridge import SharedCurvature, fit_poisson_ridge
 from foundation.predict import Answer, Hide, answers, hide_future, hide_spikes, hide_units
 from foundation.readout_features import NUM_COSINES, SessionFeatures
 from foundation.sampling import Window, WindowReader
@@ -31,6 +31,8 @@ Question = Literal["encode", "cosmooth", "forecast"]
 QUESTIONS: tuple[Question, ...] = ("encode", "cosmooth", "forecast")
 # Forecasting is fitted with this share of each window known.
 KNOWN_SHARE = 0.8
+# A fit ends when a step gains less than this share of a nat per spike: far below what a validation trial can tell.
+_TOLERANCE = 1e-5
 MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -41,6 +43,7 @@ class ReadoutConfig:
     Attributes:
         enabled: Whether to fit it.
         penalties: Grid of the ridge penalty.
+        coupling_penalties: The same for co-smoothing.
         components: Principal components of the session's spikes that co-smoothing reads, at most.
         history_components: The same for forecasting.
         groups: To fit co-smoothing, units are hidden in this many groups.
@@ -49,6 +52,7 @@ class ReadoutConfig:
 
     enabled: bool = True
     penalties: list[float] = field(default_factory=lambda: [10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0])
+    coupling_penalties: list[float] = field(default_factory=lambda: [300.0, 1000.0, 3000.0])
     components: int = 96
     history_components: int = 24
     groups: int = 10
@@ -185,7 +189,8 @@ class _Fit:
         offsets: list[list[np.ndarray]] | None = None,
     ) -> None:
         """Fit one question group by group; penalty and mix are the session's, chosen on validation rows."""
-        penalties = sorted(self.config.penalties, reverse=True)
+        grid = self.config.coupling_penalties if question == "cosmooth" else self.config.penalties
+        penalties = sorted(grid, reverse=True)
         score = np.zeros((len(penalties), len(MIXES)))
         weights: list[dict[str, np.ndarray]] = [{} for _ in penalties]
         for units, hide in groups:
@@ -243,9 +248,18 @@ class _Fit:
         num_shared = shared.shape[1]
         if question != "forecast":
             free, start = np.arange(num_shared) > 0, None
+            profile = np.exp(train.offset).sum(axis=1)
+            curvature = SharedCurvature.of(shared, profile, free)
             for penalty in penalties:
                 start = fit_poisson_ridge(
-                    shared, train.counts, penalty, offset=train.offset, penalized=free, init=start, tolerance=1e-6
+                    shared,
+                    train.counts,
+                    penalty,
+                    offset=train.offset,
+                    penalized=free,
+                    init=start,
+                    tolerance=_TOLERANCE,
+                    curvature=curvature,
                 )
                 yield {"constant": start[:1], "weights": start[1:]}
             return
@@ -256,7 +270,7 @@ class _Fit:
         for penalty in penalties:
             for u, design in enumerate(designs):
                 starts[u] = fit_poisson_ridge(
-                    design, train.counts[:, u : u + 1], penalty, penalized=free, init=starts[u], tolerance=1e-6
+                    design, train.counts[:, u : u + 1], penalty, penalized=free, init=starts[u], tolerance=_TOLERANCE
                 )
             stacked = np.concatenate([w for w in starts if w is not None], axis=1)
             yield {"constant": stacked[:1], "weights": stacked[1:num_shared], "own_weights": stacked[num_shared:]}

@@ -213,10 +213,24 @@ class WindowReader:
         if recording_id not in self._open:
             recording = self.corpus[recording_id]
             check_bin_size(recording, self.bin_size_s)
+            self._check_covariates(recording)
             trials = recording.trials[["start_s", "stop_s"]].to_numpy(dtype=float)
             bounds = stretches(recording)
             self._open[recording_id] = recording, trials, np.array([bounds[0, 0], bounds[-1, 1]])
         return self._open[recording_id]
+
+    def _check_covariates(self, recording: Recording) -> None:
+        for channel in self.channels:
+            covariate = recording.covariates.get(channel.spec.name)
+            if covariate is None:
+                continue
+            for key in ("kind", "scope", "num_classes", "dim"):
+                got, expected = getattr(covariate.spec, key), getattr(channel.spec, key)
+                if got != expected:
+                    raise ValueError(
+                        f"{recording.info.recording_id}: covariate {channel.spec.name!r} has {key} {got!r}, the model "
+                        f"expects {expected!r}; give one of them another name in the recipe"
+                    )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_open": {}}
@@ -368,19 +382,24 @@ class WindowSampler:
         weights = np.array([len(value) for value in self.windows.values()], float) ** temperature
         self._probability = weights / weights.sum()
         self._ids = list(self.windows)
-        self._jitter = self._full_windows(window_bins, bin_size_s)
+        self._slack = self._find_slack(window_bins, bin_size_s)
 
-    def _full_windows(self, window_bins: int | None, bin_size_s: float) -> dict[tuple[str, int], float]:
-        """Seconds by which the first window of a long stretch may be moved later."""
-        slack: dict[tuple[str, int], float] = {}
+    def _find_slack(self, window_bins: int | None, bin_size_s: float) -> dict[Window, tuple[float, float]]:
+        """For each full window: where its unbroken run of windows starts, and seconds by which it may start later."""
+        slack: dict[Window, tuple[float, float]] = {}
         if window_bins is None:
             return slack
-        for key, windows in self.windows.items():
-            for window in windows:
-                slack[key, window.row] = slack.get((key, window.row), -window_bins * bin_size_s) + (
-                    window.num_bins * bin_size_s
-                )
-        self._window_bins = window_bins
+        for windows in self.windows.values():
+            run: list[Window] = []
+            for window, after in zip(windows, [*windows[1:], None]):
+                run.append(window)
+                stop = window.start_s + window.num_bins * bin_size_s
+                if after is None or after.row != window.row or after.start_s > stop + 1e-6:
+                    bins = sum(w.num_bins for w in run)
+                    for w in run:
+                        if w.num_bins == window_bins and bins > window_bins:
+                            slack[w] = run[0].start_s, (bins - window_bins) * bin_size_s
+                    run = []
         return slack
 
     def batch_windows(self, step: int) -> list[Window]:
@@ -397,10 +416,9 @@ class WindowSampler:
         return drawn
 
     def _jittered(self, window: Window, rng: np.random.Generator) -> Window:
-        slack = self._jitter.get((window.recording_id, window.row), 0.0)
-        if slack <= 1e-9 or window.num_bins < self._window_bins:
+        if window not in self._slack:
             return window
-        first = min(w.start_s for w in self.windows[window.recording_id] if w.row == window.row)
+        first, slack = self._slack[window]
         return Window(window.recording_id, first + rng.uniform(0, slack), window.num_bins, window.row)
 
     def __iter__(self) -> Iterator[list[Window]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,59 @@ def _tiny_recording(session: str = "rat1_a", subject: str = "rat1", seed: int = 
         "covariates": covariates,
     }
     return Recording(**(made | fields))
+
+
+@dataclass
+class World:
+    """The synthetic corpus as a small model sees it: channels, reader, windows; and models and batches on demand."""
+
+    corpus: Corpus
+    config: Any
+    channels: list[Any]
+    reader: Any
+    data: Any
+
+    def model(self, seed: int = 0, sessions: list[str] | None = None, **shape: Any) -> Any:
+        """A fresh model of width 16 with rows for the sessions (default: all)."""
+        from foundation.model import FoundationModel, ModelConfig
+        from foundation.train import add_sessions
+
+        small = ModelConfig(**{"width": 16, "depth": 1, "heads": 2, "feed_forward": 32, "private_rank": 3} | shape)
+        model = FoundationModel.create(small, self.channels, self.config.bin_size_s, self.config.window_s, seed)
+        add_sessions(model, self.data, self.corpus.ids if sessions is None else sessions, seed)
+        return model.eval()
+
+    def lively_model(self, seed: int = 0, **shape: Any) -> Any:
+        """A model in which everything acts on everything: all parameters and rows moved by noise of 0.15."""
+        import torch
+
+        model = self.model(seed, **shape)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.15 * torch.randn(parameter.shape, generator=generator)
+        return model
+
+    def batch(self, per_session: int = 2, sessions: list[str] | None = None) -> Any:
+        """Train windows of the sessions, some cut short so that the batch is ragged in time."""
+        from dataclasses import replace
+
+        windows = []
+        for recording_id in self.corpus.ids if sessions is None else sessions:
+            for i, window in enumerate(self.data.train[recording_id][:per_session]):
+                windows.append(replace(window, num_bins=window.num_bins - 7 * (i % 3)))
+        return self.reader.batch(windows)
+
+
+@pytest.fixture(scope="session")
+def world(synthetic_corpus: Corpus) -> World:
+    """Windows of 0.6 s (30 bins) of all four synthetic animals."""
+    from foundation.sampling import DataConfig, WindowReader, find_channels
+    from foundation.splits import session_roles
+    from foundation.train import training_data
+
+    config = DataConfig(corpus=str(synthetic_corpus.path), window_s=0.6)
+    channels = find_channels(synthetic_corpus, config, synthetic_corpus.ids)
+    reader = WindowReader(synthetic_corpus, channels, config.bin_size_s)
+    data = training_data(reader, synthetic_corpus.ids, config.window_s, session_roles)
+    return World(synthetic_corpus, config, channels, reader, data)

@@ -64,6 +64,17 @@ def test_counts_saturate(tiny_recording: Tiny) -> None:
         assert bin_spikes(recording, 1.0, 1, 1.0).tolist() == [[0, expected, 0]]
 
 
+def test_busy_bins_count_like_quiet_ones(tiny_recording: Tiny) -> None:
+    """More than 255 spikes of all units in a bin take another way than fewer do."""
+    rng = np.random.default_rng(0)
+    for number in (200, 2000):
+        units = rng.integers(0, 3, number).astype(np.int32)
+        times = np.sort(rng.uniform(0, 2, number))
+        expected = np.array([np.histogram(times[units == u], bins=[0, 1, 2])[0] for u in range(3)]).T
+        counts = bin_spikes(tiny_recording(spike_times=times, spike_units=units), 0.0, 2, 1.0)
+        assert counts.tolist() == np.minimum(expected, 255).tolist()
+
+
 def test_bins_add_up(tiny_recording: Tiny) -> None:
     """Coarse bins are sums of fine ones, and the whole session holds every spike once."""
     recording = tiny_recording()
