@@ -37,6 +37,7 @@ def evaluate(
     *,
     tasks: list[str] | None = None,
     base: str | None = None,
+    all_regions: bool = False,
     baselines: bool = True,
     force: bool = False,
 ) -> Path:
@@ -49,6 +50,7 @@ def evaluate(
         out: Results folder.
         tasks: Such as ["encode", "choice"]; by default all that the data allow, and the region probe.
         base: Pretrained run for the region probe; by default the one the models remember.
+        all_regions: Probe regions on every animal left out in turn, not on held-out animals alone.
         baselines: Fit the classical baselines and nulls too.
         force: Score what provenance forbids, and stamp the results.
 
@@ -70,7 +72,7 @@ def evaluate(
             rows += _session_rows(adapted, corpus, recording_id, out, tasks, baselines, fitted)
     confusions: list[ConfusionExample] = []
     if tasks is None or "region" in tasks:
-        regions, confusions = region_rows(models, corpus, base)
+        regions, confusions = region_rows(models, corpus, base, None if all_regions else subjects)
         rows += regions
     unique = {row.key: row for row in rows}
     write_examples_of(models, corpus, out, confusions)

@@ -74,6 +74,7 @@ def probe_regions(
     baselines: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     groups: Sequence[Sequence[str]] | None = None,
     train_subjects: Sequence[str] | None = None,
+    test_subjects: Sequence[str] | None = None,
     seed: int = 0,
 ) -> RegionResult:
     """Probe unit vectors for their region, with every control of protocol section 4.
@@ -88,6 +89,7 @@ def probe_regions(
         groups: Animals among which one is left out at a time; default `derive_groups`.
         train_subjects: Pretraining animals; the pooled protocol trains on them and tests on all others. None: no
             pooled protocol, and every animal counts as held out.
+        test_subjects: Leave only these out in the groups; by default every animal in turn.
         seed: Of forests and resampling. The order of units is drawn from the recording id alone.
 
     Returns:
@@ -108,6 +110,8 @@ def probe_regions(
     folds = group_folds(table, derive_groups(table) if groups is None else groups)
     if train_subjects is not None:
         folds += pooled_folds(table, train_subjects)
+    if test_subjects is not None:
+        folds = [fold for fold in folds if set(fold.test) & set(test_subjects)]
     if not folds:
         raise ValueError(
             f"no fold: animals {sorted(set(table.subject))} share no two regions with {MIN_UNITS_OF_CLASS} units each; "

@@ -21,9 +21,16 @@ F1 = "macro-F1 over the regions present, one score per animal"
 
 
 def region_rows(
-    models: list[Adapted], corpus: Corpus, base: str | None
+    models: list[Adapted], corpus: Corpus, base: str | None, test_subjects: list[str] | None
 ) -> tuple[list[ResultRow], list[ConfusionExample]]:
-    """Rows and confusions of the region probe for the full-data adapter models; empty where regions are unknown."""
+    """Rows and confusions of the region probe for the full-data adapter models; empty where regions are unknown.
+
+    Args:
+        models: Adapted models.
+        corpus: Holds their recordings and those of the pretraining animals.
+        base: Pretrained run; by default the one the models remember.
+        test_subjects: Animals left out in turn; None: every one, pretraining animals too.
+    """
     chosen = {a.subject: a for a in models if a.track == "adapter" and not a.is_few_shot}
     path = base or next((a.model.provenance.get("base") for a in chosen.values()), None)
     if not chosen or path is None:
@@ -45,6 +52,7 @@ def region_rows(
         rates={key: rate_only(corpus[key], size) for key in vectors},
         baselines={"activity statistics": {key: unit_features(corpus[key], size)[0] for key in vectors}},
         train_subjects=pretrained.provenance["pretraining_subjects"],
+        test_subjects=test_subjects,
     )
     first = next(iter(chosen.values()))
     return _rows(found.scores, first, corpus), _confusions(found.confusion)

@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True)
     p.add_argument("--tasks", nargs="+", help="default: all that the data allow")
     p.add_argument("--base", help="pretrained run, for the region probe (default: the one the models came from)")
+    p.add_argument("--all-regions", action="store_true", help="probe regions on pretraining animals too")
     p.add_argument("--no-baselines", action="store_true", help="score the models alone")
     p.add_argument("--force", action="store_true", help="score an animal of the pretraining set; stamps the results")
 
@@ -231,6 +232,7 @@ def _evaluate(a: argparse.Namespace, overrides: list[str]) -> None:
         Path(a.out),
         tasks=a.tasks,
         base=a.base,
+        all_regions=a.all_regions,
         baselines=not a.no_baselines,
         force=a.force,
     )
