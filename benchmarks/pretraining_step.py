@@ -195,7 +195,7 @@ def compare(rounds: int) -> dict[str, Any]:
         "fused_contrast": our_step(units, items, SHAPE, contrast=0.02),
         "interleaved": our_step(units, items, replace(SHAPE, layout="interleaved")),
     }
-    repeats = {"ceiling": 5, "fused": 4, "fused_dropout": 4, "fused_contrast": 4}
+    repeats = {"ceiling": 5, "fused": 4, "fused_dropout": 2, "fused_contrast": 4}
     took = take_turns(steps, rounds, repeats)
     # The slowest side by far, and the clearest ratio: fewer rounds of its own, beside the fused layout again.
     slow = {"neds": neds_step(units, items, attention_dropout=0.4), "fused": steps["fused"]}
@@ -272,7 +272,7 @@ def main() -> None:
         return
     # Memory first: a child's peak starts from the pages it shares with its parent.
     figures = memory_growth()
-    figures = compare(6 if arguments.quick else 15) | growth(5 if arguments.quick else 21) | figures
+    figures = compare(5 if arguments.quick else 15) | growth(5 if arguments.quick else 21) | figures
     print(json.dumps(figures))
 
 

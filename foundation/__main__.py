@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := [text for text in rest if text not in overrides]:
         parser.error(f"unrecognized arguments {unknown}; see `foundation {arguments.verb} --help`")
     try:
-        arguments.run(arguments, overrides)
+        arguments.call(arguments, overrides)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as `head`, has gone
     except (ValueError, FileNotFoundError) as error:
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=RAW)
-        sub.set_defaults(run=run)
+        sub.set_defaults(call=run)
         return sub
 
     p = verb(

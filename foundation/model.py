@@ -211,7 +211,8 @@ class FoundationModel(PreTrainedModel):
             seed: Any integer.
         """
         layout = self.adapters.layout
-        generator = torch.Generator().manual_seed(zlib.crc32(recording_id.encode()) + (seed << 32))
+        # torch's generator reads 32 bits of its seed, so both go into those.
+        generator = torch.Generator().manual_seed(zlib.crc32(recording_id.encode(), seed & 0xFFFFFFFF))
         rows = torch.zeros(len(unit_ids), layout.num_columns)
         parts = layout.slices()
         for part, std in (("read_in", READ_IN_STD), ("read_out", READ_OUT_STD), ("private_in", PRIVATE_IN_STD)):
@@ -227,8 +228,9 @@ class FoundationModel(PreTrainedModel):
         self._count_rows()
 
     def keep_sessions(self, recording_ids: list[str]) -> None:
-        """Drop the rows of all sessions but these."""
+        """Drop the rows and read-outs of all sessions but these."""
         self.adapters.keep(recording_ids)
+        self.readouts = {key: value for key, value in self.readouts.items() if key in recording_ids}
         self._count_rows()
 
     def _count_rows(self) -> None:
@@ -382,6 +384,9 @@ class FoundationModel(PreTrainedModel):
         """
         path = str(pretrained_model_name_or_path)
         model = super().from_pretrained(path, *args, **kwargs)
+        for parameter in model.parameters():
+            # Views of the file start at any byte, and kernels round by alignment: copied, outputs stay bit-identical.
+            parameter.data = parameter.data.clone()
         model.adapters.set_names(
             *(pd.read_parquet(_sidecar(path, f"{name}.parquet")) for name in ("units", "sessions"))
         )

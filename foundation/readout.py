@@ -31,6 +31,8 @@ Question = Literal["encode", "cosmooth", "forecast"]
 QUESTIONS: tuple[Question, ...] = ("encode", "cosmooth", "forecast")
 # Forecasting is fitted with this share of each window known.
 KNOWN_SHARE = 0.8
+# Prior standard deviation of the drift relative to that of the states.
+DRIFT_SIZE = 4.0
 # A fit ends when a step gains less than this share of a nat per spike: far below what a validation trial can tell.
 _TOLERANCE = 1e-5
 MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -306,7 +308,8 @@ def _scales(question: Question, features: np.ndarray, num_states: int) -> np.nda
     scale = np.ones(len(deviation))
     scale[:num_states] = np.sqrt(np.mean(deviation[:num_states] ** 2)) + 1e-9
     drift = slice(num_states, num_states + NUM_COSINES)
-    scale[drift] = deviation[drift].max() + 1e-9
+    # Slow drift is common and large: its prior is wide.
+    scale[drift] = deviation[drift].max() / DRIFT_SIZE + 1e-9
     if question == "forecast":
         scale[drift.stop :] = deviation[drift.stop :].max() / 2 + 1e-9
     return scale

@@ -327,7 +327,7 @@ class _Loop:
                 weights[name] = weight
                 pair = torch.stack([tally.total, tally.count]).double().cpu().numpy()
                 sums[name] = sums.get(name, 0) + pair.sum(axis=1)
-                if pair.shape[1] == len(schemes):
+                if not name.endswith("_contrast"):
                     for scheme in np.unique(schemes):
                         key = f"{name}/{scheme}"
                         sums[key] = sums.get(key, 0) + pair[:, schemes == scheme].sum(axis=1)

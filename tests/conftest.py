@@ -137,7 +137,7 @@ class World:
         windows = []
         for recording_id in self.corpus.ids if sessions is None else sessions:
             for i, window in enumerate(self.data.train[recording_id][:per_session]):
-                windows.append(replace(window, num_bins=window.num_bins - 7 * (i % 3)))
+                windows.append(replace(window, num_bins=max(3, window.num_bins - 7 * (i % 3))))
         return self.reader.batch(windows)
 
 

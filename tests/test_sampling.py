@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_windows_lie_inside_their_stretch_role_and_domain(tiny_recording: Tiny, 
             assert MIN_BINS <= window.num_bins <= round(window_s / bin_size_s)
             spans.append((window.start_s, stop))
         spans.sort()
-        assert all(a[1] <= b[0] + 1e-6 for a, b in zip(spans, spans[1:]))
+        assert all(a[1] <= b[0] + 1e-6 for a, b in pairwise(spans))
         # Nothing is left out but remainders under MIN_BINS bins.
         left = sum(
             max(0.0, min(b, bounds[row, 1]) - max(a, bounds[row, 0]))
