@@ -191,7 +191,7 @@ class FoundationModel(PreTrainedModel):
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 
-    def add_session(
+    def new_part(
         self,
         recording_id: str,
         subject_id: str,
@@ -199,8 +199,8 @@ class FoundationModel(PreTrainedModel):
         mean_counts: np.ndarray,
         mean_roots: np.ndarray,
         seed: int,
-    ) -> None:
-        """Give a session its rows, near zero and drawn from (seed, recording id); nothing else changes.
+    ) -> SessionPart:
+        """Rows for a session, near zero and drawn from (seed, recording id); `add_parts` puts them into the model.
 
         Args:
             recording_id: The session.
@@ -220,7 +220,7 @@ class FoundationModel(PreTrainedModel):
         rows[:, parts["bias"]] = torch.from_numpy(np.log(np.maximum(mean_counts, 1e-4))).float()[:, None]
         session = SESSION_STD * torch.randn(layout.width, generator=generator)
         center = torch.from_numpy(np.asarray(mean_roots)).float()
-        self.add_parts({recording_id: SessionPart(subject_id, unit_ids, rows, session, center)})
+        return SessionPart(subject_id, unit_ids, rows, session, center)
 
     def add_parts(self, parts: dict[str, SessionPart]) -> None:
         """Add sessions whose rows exist, behind the others."""

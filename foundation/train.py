@@ -495,6 +495,7 @@ def add_sessions(model: FoundationModel, data: TrainingData, recording_ids: list
     Raises:
         ValueError: A session has no train window.
     """
+    parts = {}
     for recording_id in recording_ids:
         windows = data.train[recording_id]
         if not windows:
@@ -505,11 +506,7 @@ def add_sessions(model: FoundationModel, data: TrainingData, recording_ids: list
             counts = bin_spikes(recording, window.start_s, window.num_bins, data.reader.bin_size_s)
             total, roots = total + counts.sum(axis=0), roots + np.sqrt(counts).sum(axis=0)
             bins += window.num_bins
-        model.add_session(
-            recording_id,
-            recording.info.subject_id,
-            recording.units["unit_id"].tolist(),
-            total / bins,
-            roots / bins,
-            seed,
-        )
+        names = recording.units["unit_id"].tolist()
+        subject = recording.info.subject_id
+        parts[recording_id] = model.new_part(recording_id, subject, names, total / bins, roots / bins, seed)
+    model.add_parts(parts)
