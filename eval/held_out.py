@@ -19,7 +19,7 @@ from eval.adapted import Adapted, ProvenanceError, breaches, find_models, view_o
 from eval.baselines import Baseline, run_baselines, strongest, tasks_of
 from eval.examples import ConfusionExample
 from eval.model_predictions import MODEL_TRACKS, predict_task
-from eval.predictions import write_prediction
+from eval.predictions import traced, write_prediction
 from eval.region_evaluation import region_rows
 from eval.report_examples import make_examples
 from eval.results import ResultRow, write_results
@@ -100,8 +100,8 @@ def _session_rows(
         "forecast",
     }
     for task, track in tasks_of(view):
-        allowed = MODEL_TRACKS.get(task, ("",))
-        if track not in allowed or task not in targets or (tasks is not None and task not in tasks):
+        answered = track in MODEL_TRACKS.get(task, (track,)) and (traced(task) or task) in targets
+        if not answered or (tasks is not None and task not in tasks):
             continue
         classical: dict[str, Baseline] = {}
         if baselines:

@@ -280,8 +280,8 @@ def draw_masks(
         batch: The windows.
         channels: Of the model.
         config: Frequencies and shares.
-        seed: With a window's identity it determines that window's mask, so the same window gets the same mask whatever
-            else is in the batch or on this rank.
+        seed: With a window's stretch, and how many windows of that came before, it determines the window's mask,
+            whatever other stretches are in the batch or on this rank.
         scheme: Use this scheme for all windows instead of drawing one.
     """
     names = list(config.schemes)

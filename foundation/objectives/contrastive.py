@@ -80,6 +80,8 @@ def nearest_reference(
     Returns:
         `(A,)` index of the reference, -1 where none is allowed.
     """
+    if not len(pool_window):
+        return np.full(len(window), -1)
     distance = ((labels + shift)[:, None, :] - pool_labels[None]) ** 2
     total = distance.sum(axis=2)
     allowed = (classes[:, None, :] == pool_classes[None]).all(axis=2) & (window[:, None] != pool_window[None])
@@ -114,7 +116,10 @@ class Pairs:
 
 
 def draw_pairs(batch: Batch, masks: Masks, config: ContrastiveConfig, seed: tuple[int, ...]) -> Pairs:
-    """Draw anchor and reference bins from the windows of scheme `spikes_only`; a window's draw depends on it alone."""
+    """Draw anchor and reference bins from the windows of scheme `spikes_only`.
+
+    A window's draw depends on its stretch and on how many windows of that came before, on no other session.
+    """
     num_bins = batch.valid.shape[1]
     offset = max(1, round(config.time_offset_s / batch.bin_size_s))
     parts: list[tuple[np.ndarray, ...]] = []
