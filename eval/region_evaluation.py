@@ -59,42 +59,46 @@ def region_rows(
 
 
 def _rows(scores: pd.DataFrame, adapted: Adapted, corpus: Corpus) -> list[ResultRow]:
+    """One row per animal, input, probe and metric; the baseline is the better of its two probes."""
     names = {"features": (adapted.name, "model"), "activity statistics": ("activity statistics", "baseline")}
-    dataset = corpus.ids[0].split("/")[0]
     used = next(iter(adapted.model.provenance["adapted"].values()))
     rows = []
-    for (protocol, group, subject, probe), part in scores.groupby(
-        ["protocol", "group", "subject", "probe"], sort=False
-    ):
-        by_input = part.set_index("input")
+    for (protocol, group, subject), part in scores.groupby(["protocol", "group", "subject"], sort=False):
         for metric, convention in (("macro_f1", F1), ("balanced_accuracy", "mean recall over the regions present")):
-            baseline = float(by_input[metric]["activity statistics"])
-            null = float(by_input["null_95"]["features"]) if metric == "macro_f1" else None
-            for name, row in by_input.iterrows():
-                model, kind = names.get(str(name), (str(name), "null"))
+            classical = part[part["input"] == "activity statistics"]
+            best = classical.sort_values(metric).iloc[-1]
+            permuted = part[part["input"] == "features"]["null_95"].max()
+            for _, row in part.iterrows():
+                model, kind = names.get(row["input"], (row["input"], "null"))
+                is_model = kind == "model"
+                has_null = is_model and metric == "macro_f1"
                 rows.append(
                     ResultRow(
-                        dataset=dataset,
+                        dataset=corpus.ids[0].split("/")[0],
                         subject=str(subject),
                         session=str(subject) if subject != "all" else "pooled",
                         split=used["split"],
-                        task=f"region {protocol} {group} ({probe})",
-                        model=model,
+                        task=f"region {protocol} {group}",
+                        model=_named(model, row["probe"]),
                         kind=kind,
                         train_trials=0,
                         draw=0,
-                        seed=int(adapted.model.provenance.get("seed", 0)) if kind == "model" else 0,
+                        seed=int(adapted.model.provenance.get("seed", 0)) if is_model else 0,
                         metric=metric,
                         convention=convention,
                         value=float(row[metric]),
                         n=int(row["num_units"]),
-                        baseline="activity statistics" if kind == "model" else "",
-                        baseline_value=baseline if kind == "model" else None,
-                        null="labels permuted within session, 95th percentile" if kind == "model" and null else "",
-                        null_value=null if kind == "model" else None,
+                        baseline=_named("activity statistics", best["probe"]) if is_model else "",
+                        baseline_value=float(best[metric]) if is_model else None,
+                        null="labels permuted within session, 95th percentile" if has_null else "",
+                        null_value=float(permuted) if has_null else None,
                     )
                 )
     return rows
+
+
+def _named(model: str, probe: str) -> str:
+    return model if probe == "logistic" else f"{model}, {probe}"
 
 
 def _confusions(confusion: dict[tuple[str, str, str, str], pd.DataFrame]) -> list[ConfusionExample]:

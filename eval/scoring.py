@@ -170,12 +170,11 @@ def _score_choice_in_time(prediction: Prediction, view: SessionView) -> dict[str
         here = at_ms == ms
         for name, one in _label_scores(truth[here], logit[here]).items():
             scores[f"{name}_{ms}ms"] = one
+    means: dict[str, Score] = {}
     for name in ("auc", "balanced_accuracy", "cross_entropy_bits"):
         parts = [s.value for key, s in scores.items() if key.startswith(name)]
-        scores[name] = Score(
-            float(np.nanmean(parts)), "mean over decoding times, trials that last that long", len(rows)
-        )
-    return scores
+        means[name] = Score(float(np.nanmean(parts)), "mean over decoding times, trials that last that long", len(rows))
+    return {**means, **scores}
 
 
 def _score_trace(prediction: Prediction, view: SessionView) -> dict[str, Score]:

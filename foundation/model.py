@@ -23,6 +23,7 @@ from transformers import initialization as init
 from transformers.utils import cached_file
 
 from foundation.adapters import (
+    NUM_LAGS,
     Adapters,
     RowLayout,
     SessionPart,
@@ -238,9 +239,18 @@ class FoundationModel(PreTrainedModel):
         self.config.num_sessions = len(self.adapters.session_rows)
 
     def unit_embeddings(self, recording_id: str) -> np.ndarray:
-        """`(N, columns)` float32: the rows of the units but for bias and drift, for probes."""
+        """What the model has learned of each unit, comparable between sessions: `(N, K)` float32, for probes.
+
+        Read-in and read-out rows (on the shared trunk), the own-history weights, and of the private part what does not
+        depend on its basis, which every session has for itself: the unit's coupling to itself per lag, and the sizes of
+        its rows. Rate (bias) and drift are left out.
+        """
         rows = self.adapters.rows(recording_id)
-        parts = [rows.part(name) for name in ("read_in", "read_out", "private_in", "private_out", "own")]
+        read_in, out = rows.part("private_in"), rows.part("private_out")
+        out = out.view(len(out), NUM_LAGS, -1)
+        itself = torch.einsum("nlp,np->nl", out, read_in)
+        sizes = torch.cat([out.norm(dim=2), read_in.norm(dim=1, keepdim=True)], dim=1)
+        parts = [rows.part("read_in"), rows.part("read_out"), rows.part("own"), itself, sizes]
         return torch.cat(parts, dim=1).float().cpu().numpy()
 
     def shared_parameters(self) -> Iterable[nn.Parameter]:

@@ -222,6 +222,8 @@ class _Loop:
             sampler=range(start, steps),
             num_workers=self.train.workers,
             prefetch_factor=4 if self.train.workers else None,
+            # Its own: a loader draws a number when it starts, which a resumed run would take from dropout's stream.
+            generator=torch.Generator(),
         )
         progress = Progress(label, start, steps, self.accelerator.is_main_process)
         begun, trained = time.perf_counter(), 0
