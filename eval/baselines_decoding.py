@@ -10,10 +10,11 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from eval.design import hats, standardize, window_sum
+from eval.design import standardize, window_sum
 from eval.linear_fits import ScalarFit, log_loss, logistic, ridge
 from eval.scoring import choice_by_time, target_rows
 from eval.session_view import SessionView
+from foundation.task_basis import hats
 
 # Windows of the rates that a trial's label is read from: fractions of the trial, or seconds before its end.
 WINDOW_SETS: dict[str, tuple[tuple[float, float], ...]] = {

@@ -10,22 +10,19 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from eval.session_view import RowCovariate, SessionView
+from foundation.task_basis import (
+    BEHAVIOR_LAGS,
+    EVENT_DECAYS_S,
+    EVENT_WINDOWS,
+    NUM_COARSE,
+    NUM_FINE,
+    dense_knots,
+    hats,
+)
 
-# Lags, in bins, of the windows in which events are counted: fine at first, then ever wider (to 400 ms at 20 ms).
-EVENT_WINDOWS = ((0, 0), (1, 1), (2, 2), (3, 3), (4, 5), (6, 8), (9, 13), (14, 20))
-# Time constants in seconds of the traces that the last event leaves.
-EVENT_DECAYS_S = (0.02, 0.05, 0.15)
-# Shifts, in bins, at which a continuous behavior is read beside the present.
-BEHAVIOR_LAGS = (-10, -5, -2, 2, 5, 10)
-_FINE, _COARSE = 13, 7
 # Prior standard deviation of each block relative to the others: time courses vary more than effects of trial history.
 # The ridge penalty acts on the scaled columns, and validation picks its size.
 _WEIGHTS = {"time": 2.0, "end": 2.0, "task": 0.5}
-
-
-def hats(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    """Piecewise-linear bumps `(R, K)`: bump k is 1 at knot k and 0 at the others; constant beyond the outer knots."""
-    return np.stack([np.interp(x, knots, row) for row in np.eye(len(knots))], axis=1)
 
 
 def standardize(block: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -76,9 +73,9 @@ def task_features(view: SessionView, *, to_end: bool, without: Collection[str] =
         without: Names of covariates to leave out.
     """
     train = view.rows_in("train")
-    blocks = [(_WEIGHTS["time"], _time_hats(view, _FINE))]
+    blocks = [(_WEIGHTS["time"], _time_hats(view, NUM_FINE))]
     if to_end:
-        blocks.append((_WEIGHTS["end"], _end_hats(view, _FINE - 3)))
+        blocks.append((_WEIGHTS["end"], _end_hats(view, NUM_FINE - 3)))
     rows = {name: c for name, c in view.row_covariates.items() if name not in without}
     events = {name: c.values[:, 0] for name, c in rows.items() if c.spec.kind == "event"}
     has_stimulus_events = any(rows[name].spec.role == "stimulus" for name in events)
@@ -87,9 +84,9 @@ def task_features(view: SessionView, *, to_end: bool, without: Collection[str] =
             continue
         values = _contrasts(covariate.values, covariate.observed, covariate.spec.num_classes)[view.trial]
         weight = _WEIGHTS["task"] if covariate.spec.role == "task" else 1.0
-        blocks.append((weight, _products(values, _time_hats(view, _COARSE))))
+        blocks.append((weight, _products(values, _time_hats(view, NUM_COARSE))))
         if to_end and covariate.spec.role == "behavior":
-            blocks.append((weight, _products(values, _end_hats(view, _COARSE - 1))))
+            blocks.append((weight, _products(values, _end_hats(view, NUM_COARSE - 1))))
     if events:
         blocks.append((1.0, event_features(view, events)))
     blocks += [(1.0, _behavior_features(view, c, train)) for c in rows.values() if c.spec.kind != "event"]
@@ -115,20 +112,15 @@ def at_bin(view: SessionView, block: np.ndarray, known: np.ndarray) -> np.ndarra
     return np.asarray(block[row[view.trial]])
 
 
-def _knots(low: float, high: float, num: int) -> np.ndarray:
-    """From `low` to `high`, denser near `low`."""
-    return np.concatenate([[low], low + np.geomspace((high - low) / 30, high - low, num - 1)])
-
-
 def _time_hats(view: SessionView, num: int) -> np.ndarray:
     longest = max(float(view.time_s[view.rows_in("train")].max()), 2 * view.bin_size_s)
-    return hats(view.time_s, _knots(view.bin_size_s, longest, num))
+    return hats(view.time_s, dense_knots(view.bin_size_s, longest, num))
 
 
 def _end_hats(view: SessionView, num: int) -> np.ndarray:
     """Hats of the time to the end, those of trials that were cut at the longest length apart from those that ended."""
     longest = max(float(view.to_end_s[view.rows_in("train")].max()), 2 * view.bin_size_s)
-    block = hats(view.to_end_s, _knots(0.0, 0.75 * longest, num))[:, :-1]
+    block = hats(view.to_end_s, dense_knots(0.0, 0.75 * longest, num))[:, :-1]
     cut = view.num_bins == view.num_bins[view.trials_in("train")].max()
     if not 0.05 < cut[view.trials_in("train")].mean() < 0.95:
         return block

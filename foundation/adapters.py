@@ -177,6 +177,8 @@ class Adapters(nn.Module):
         """
         if known := sorted(set(parts) & set(self._ranges)):
             raise ValueError(f"recordings {known[:3]} have adapters already; leave them out, or start another model")
+        if not parts:
+            return  # empty columns would turn the sidecars' integers into floats
         for recording_id, part in parts.items():
             expected = (len(part.unit_ids), self.layout.num_columns)
             if tuple(part.unit_rows.shape) != expected or tuple(part.center.shape) != expected[:1]:

@@ -6,7 +6,9 @@ between files. The run folder holds the resolved answer.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -68,14 +70,17 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
         except OSError as error:
             raise ValueError(f"config {path}: {error.strerror or error}; give the path of a YAML file") from None
         except yaml.YAMLError as error:
-            raise ValueError(f"config {path}: not YAML ({error})") from None
+            raise ValueError(f"config {path}: not YAML ({_one_line(error)})") from None
     if not isinstance(raw, dict):
         raise ValueError(f"config {path}: got {type(raw).__name__}, expected sections such as 'data:' and 'model:'")
     for override in overrides or []:
         key, sign, value = override.partition("=")
         if not sign:
             raise ValueError(f"override {override!r}: expected section.field=value")
-        _set(raw, key.split("."), yaml.safe_load(value), override)
+        try:
+            _set(raw, key.split("."), yaml.safe_load(value), override)
+        except yaml.YAMLError as error:
+            raise ValueError(f"override {override!r}: not YAML ({_one_line(error)})") from None
     config = _build(Config, raw, "")
     assert isinstance(config, Config)
     return config
@@ -84,6 +89,10 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _set(raw: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
@@ -131,10 +140,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return value
     elif hint is float:
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            try:
-                return float(value)
-            except ValueError:
-                pass
+            with contextlib.suppress(ValueError):
+                if math.isfinite(number := float(value)):
+                    return number
     elif hint is str and isinstance(value, str):
         return value
     raise ValueError(f"config {where}: got {value!r}, expected {getattr(hint, '__name__', hint)}")

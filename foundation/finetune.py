@@ -189,7 +189,8 @@ def finetune(
         RunError: A folder holds a model made otherwise.
     """
     assignment = assignment or Assignment()
-    request = {"assignment": asdict(assignment), "finetune": asdict(config), "seed": seed}
+    request: dict[str, Any] = {"assignment": asdict(assignment), "finetune": asdict(config), "seed": seed}
+    request |= {"base": base_path, "objective": asdict(objective)}
     folders = []
     for subject in subjects:
         ids = [key for key, animal in corpus.subjects.items() if animal == subject]
@@ -198,8 +199,9 @@ def finetune(
             folder = out / subject / track
             folders.append(folder)
             if (folder / "request.json").exists():
-                if json.loads((folder / "request.json").read_text()) != json.loads(json.dumps(request)):
-                    raise RunError(f"{folder}: holds a model made with other settings; give another --out")
+                held, wanted = json.loads((folder / "request.json").read_text()), json.loads(json.dumps(request))
+                if differs := sorted(key for key in held if held[key] != wanted.get(key)):
+                    raise RunError(f"{folder}: holds a model made with other settings {differs}; give another --out")
                 adapted = load_model(folder) if track == "adapter" else adapted
                 continue
             log = out / subject / f"{track}.metrics.jsonl"

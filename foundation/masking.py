@@ -48,11 +48,14 @@ class MaskingConfig:
     trial_share: float = 0.5
 
     def __post_init__(self) -> None:
-        """Reject unknown schemes and weights that cannot be drawn from."""
+        """Reject unknown schemes, weights that cannot be drawn from, and shares outside 0 to 1."""
         if unknown := sorted(set(self.schemes) - set(SCHEMES)):
             raise ValueError(f"masking.schemes: no scheme {unknown}; there are {sorted(SCHEMES)}")
-        if any(weight < 0 for weight in self.schemes.values()) or not sum(self.schemes.values()):
+        if not all(weight >= 0 for weight in self.schemes.values()) or not 0 < sum(self.schemes.values()) < np.inf:
             raise ValueError(f"masking.schemes: weights {self.schemes}, expected non-negative with a positive sum")
+        for name in ("bin_share", "unit_share", "future_share", "trial_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"masking.{name} is {getattr(self, name)}, expected a number from 0 to 1")
 
 
 @dataclass(frozen=True)

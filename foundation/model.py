@@ -74,9 +74,16 @@ class ModelConfig:
     learn_temperature: bool = False
 
     def __post_init__(self) -> None:
-        """Reject a layout that does not exist."""
+        """Reject a layout that does not exist, and sizes that no tensor has."""
         if self.layout not in ("fused", "interleaved"):
             raise ValueError(f"model.layout is {self.layout!r}, expected 'fused' or 'interleaved'")
+        for name in ("width", "depth", "heads", "feed_forward", "private_rank", "embedding"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}, expected at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout is {self.dropout}, expected a number from 0 to below 1")
+        if not self.temperature > 0:
+            raise ValueError(f"model.temperature is {self.temperature}, expected a positive number")
 
 
 class FoundationConfig(PretrainedConfig):

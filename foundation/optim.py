@@ -41,6 +41,15 @@ class OptimConfig:
     beta1: float = 0.9
     beta2: float = 0.98
 
+    def __post_init__(self) -> None:
+        """Reject rates and shares outside their range."""
+        for name in ("lr", "row_lr", "weight_decay", "clip"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optim.{name} is {getattr(self, name)}, expected 0 or more")
+        for name in ("warmup_share", "floor", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) <= 1 - (name.startswith("beta") and 1e-9):
+                raise ValueError(f"optim.{name} is {getattr(self, name)}, expected a number from 0 to 1")
+
 
 def rate_factor(step: int, steps: int, config: OptimConfig) -> float:
     """Learning rate at `step` of `steps` relative to the peak: linear warm-up, then cosine down to `floor`."""

@@ -2,7 +2,7 @@
 
 After gradient adaptation, each unit's log-rate is fitted per question by Poisson ridge regression:
 
-    encode      on the trunk states that hidden spikes leave, and a slow drift
+    encode      on the trunk states that hidden spikes leave, a slow drift, and a linear basis of the task
     cosmooth    the same again as an offset, plus states that see the other units, and those units' lagged counts
     forecast    on states that see the known bins, drift, and recent rates of the population and of the unit itself
 
@@ -230,7 +230,9 @@ class _Fit:
         if f"{question}.mean" in self.arrays:
             return
         self.arrays[f"{question}.mean"] = train.shared.mean(axis=0)
-        self.arrays[f"{question}.scale"] = _scales(question, train.shared, self.features.num_states)
+        self.arrays[f"{question}.scale"] = _scales(
+            question, train.shared, self.features.num_states, self.features.task_sizes(self.windows[0][0])
+        )
         if question == "forecast":
             self.arrays["forecast.own_mean"] = train.own.mean(axis=0)
             self.arrays["forecast.own_scale"] = np.maximum(train.own.std(axis=0), 1e-6)
@@ -299,7 +301,7 @@ def log_rates_of(
         yield np.clip(mix * answer.log_rates + (1 - mix) * convex, *LOG_RATE_RANGE)
 
 
-def _scales(question: Question, features: np.ndarray, num_states: int) -> np.ndarray:
+def _scales(question: Question, features: np.ndarray, num_states: int, task_sizes: np.ndarray) -> np.ndarray:
     """What features are divided by: one number per block, since sizes within a block are its prior.
 
     Lagged counts are standardized per unit already, and their axes are orthogonal, so a ridge on them is one on units.
@@ -310,6 +312,10 @@ def _scales(question: Question, features: np.ndarray, num_states: int) -> np.nda
     drift = slice(num_states, num_states + NUM_COSINES)
     # Slow drift is common and large: its prior is wide.
     scale[drift] = deviation[drift].max() / DRIFT_SIZE + 1e-9
+    if question == "encode":
+        scale[drift.stop :] = np.where(deviation[drift.stop :] > 1e-9, deviation[drift.stop :], np.inf) / (
+            0.3 * task_sizes
+        )
     if question == "forecast":
         scale[drift.stop :] = deviation[drift.stop :].max() / 2 + 1e-9
     return scale

@@ -17,6 +17,7 @@ from foundation.predict import Answer
 from foundation.recording import Recording
 from foundation.sampling import Window, WindowReader
 from foundation.splits import stretches
+from foundation.task_basis import TaskBasis
 
 NUM_COSINES = 20
 # Seconds of the recent past that forecasting averages over, beside all that is known; and how fast its pull fades.
@@ -32,14 +33,16 @@ class SessionFeatures:
         recording: The session.
         center: `(N,)` mean square root of the counts.
         bin_size_s: Seconds.
-        arrays: `prior (D, D)`, `span (2,)` seconds, `spread (N,)` standard deviation of the root counts, `components
-            (N, K)` and `history (N, H)` axes.
+        arrays: `prior (D, D)`; `span (2,)` seconds of the train trials; `length (2,)` longest window and whether many are
+            cut off there; `spread (N,)` of the root counts; `components (N, K)` and `history (N, H)` axes.
+        reader: Opens the session.
     """
 
     recording: Recording
     center: np.ndarray
     bin_size_s: float
     arrays: dict[str, np.ndarray]
+    reader: WindowReader
 
     @classmethod
     def fit(
@@ -56,9 +59,11 @@ class SessionFeatures:
         features = cls.of_arrays(model, reader, recording_id, {"prior": prior})
         bounds = stretches(features.recording)[[window.row for window in train]]
         roots = [np.sqrt(features.counts(window)) - features.center for window in train]
+        basis = TaskBasis.of(model.channels, reader.bin_size_s, np.array([window.num_bins for window in train]))
         spread = np.maximum(np.concatenate(roots).std(axis=0), 1e-3)
         roots = [root / spread for root in roots]
         features.arrays |= {
+            "length": np.array([basis.longest_s, float(basis.is_cut)]),
             "span": np.array([bounds[:, 0].min(), bounds[:, 1].max()]),
             "spread": spread,
             "components": _axes(np.concatenate(roots), num_components),
@@ -72,7 +77,7 @@ class SessionFeatures:
     ) -> SessionFeatures:
         """Features of a session whose arrays are known."""
         center = model.adapters.rows(recording_id).center.double().cpu().numpy()
-        return cls(reader.recording(recording_id), center, reader.bin_size_s, arrays)
+        return cls(reader.recording(recording_id), center, reader.bin_size_s, arrays, reader)
 
     @property
     def num_states(self) -> int:
@@ -86,12 +91,28 @@ class SessionFeatures:
     def shared(self, question: str, answer: Answer) -> np.ndarray:
         """`(T, F)` features that all units share: states and drift, and for two questions visible spikes."""
         parts = [answer.states.astype(float) @ self.arrays["prior"], self.drift(answer.window)]
-        if question == "cosmooth":
+        if question == "encode":
+            parts.append(self.task(answer.window))
+        elif question == "cosmooth":
             parts.append(_lagged(self.visible(answer) @ self.arrays["components"]))
         elif question == "forecast":
             recent = [mean @ self.arrays["history"] for mean in self.known(answer)]
             parts.append(np.repeat(np.concatenate(recent)[None], answer.window.num_bins, axis=0))
         return np.concatenate(parts, axis=1)
+
+    def task(self, window: Window) -> np.ndarray:
+        """`(T, B)` columns of the task basis."""
+        return np.concatenate([block for _, block in self._task_blocks(window)], axis=1)
+
+    def task_sizes(self, window: Window) -> np.ndarray:
+        """`(B,)` prior size of each column of `task`, whatever the window."""
+        return np.concatenate([np.full(block.shape[1], size) for size, block in self._task_blocks(window)])
+
+    def _task_blocks(self, window: Window) -> list[tuple[float, np.ndarray]]:
+        longest, is_cut = self.arrays["length"]
+        basis = TaskBasis(self.reader.channels, self.bin_size_s, float(longest), bool(is_cut))
+        sample = self.reader.read(window)
+        return basis.blocks(sample["covariates"], sample["observed"], sample["structure"])
 
     def own(self, answer: Answer) -> np.ndarray:
         """`(T, N, O)` each unit's own recent means, and the same fading with the time since the last known bin."""

@@ -52,6 +52,15 @@ class DataConfig:
     split: SplitName = "interleaved"
     fold: int = 0
 
+    def __post_init__(self) -> None:
+        """Reject bins and windows that hold nothing."""
+        if not 0 < self.bin_size_s < np.inf:
+            raise ValueError(f"data.bin_size_s is {self.bin_size_s}, expected a positive number of seconds")
+        if not MIN_BINS - 1e-6 <= self.window_s / self.bin_size_s < np.inf:
+            raise ValueError(
+                f"data.window_s is {self.window_s}, expected at least {MIN_BINS} bins of {self.bin_size_s} s"
+            )
+
 
 @dataclass(frozen=True)
 class Window:

@@ -68,6 +68,13 @@ class TrainConfig:
     log_every: int = 10
     track: list[str] = field(default_factory=lambda: ["tensorboard"])
 
+    def __post_init__(self) -> None:
+        """Reject numbers that no loop can run on."""
+        least = {"steps": 1, "windows_per_step": 1, "windows_per_session": 1, "val_every": 1, "log_every": 1}
+        for name, bound in {**least, "val_windows": 1, "patience": 0, "workers": 0}.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"train.{name} is {getattr(self, name)}, expected at least {bound}")
+
 
 @dataclass
 class TrainingData:
@@ -172,6 +179,10 @@ class _Loop:
         mine = set(owners[accelerator.process_index])
         # Sessions without a train window ride along on the main process, so that no row is lost.
         self.owned = [k for k in self.order if k in mine or (k not in work and accelerator.is_main_process)]
+        if not self.owned:
+            raise ValueError(
+                f"{len(self.order)} sessions for {accelerator.num_processes} processes; start at most one per session"
+            )
         if accelerator.num_processes > 1:
             model.keep_sessions(self.owned)
         self.model = model.to(accelerator.device)

@@ -153,3 +153,23 @@ def world(synthetic_corpus: Corpus) -> World:
     reader = WindowReader(synthetic_corpus, channels, config.bin_size_s)
     data = training_data(reader, synthetic_corpus.ids, config.window_s, session_roles)
     return World(synthetic_corpus, config, channels, reader, data)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(synthetic_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of a small model pretrained for 30 steps on animals 00 to 02; animal03 is held out."""
+    from foundation.config import Config
+    from foundation.model import ModelConfig
+    from foundation.pretrain import pretrain
+    from foundation.sampling import DataConfig
+    from foundation.train import TrainConfig
+
+    folder = tmp_path_factory.mktemp("tiny_run") / "run"
+    config = Config(
+        out=str(folder),
+        data=DataConfig(corpus=str(synthetic_corpus.path), held_out=["animal03"], window_s=0.6),
+        model=ModelConfig(width=16, depth=1, heads=2, feed_forward=32, private_rank=3),
+        train=TrainConfig(steps=30, windows_per_step=16, windows_per_session=8, val_every=15, val_windows=48, track=[]),
+    )
+    pretrain(config)
+    return folder

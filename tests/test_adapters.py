@@ -95,6 +95,8 @@ def test_keeping_some_sessions_drops_the_others(adapters: Adapters) -> None:
         adapters.rows("d/a")
     adapters.keep([])
     assert len(adapters.unit_rows) == len(adapters.sessions) == 0
+    adapters.append({"d/b": kept})
+    assert adapters.sessions.dtypes[["first_row", "num_units"]].tolist() == [int, int]
 
 
 def test_what_does_not_fit_is_refused(adapters: Adapters) -> None:

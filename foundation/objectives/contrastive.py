@@ -195,7 +195,8 @@ def contrastive_losses(
             use = positive >= 0
             positives = keys[positive.clamp(min=0)] if len(keys) else query
         if not len(keys) or not len(query):
-            losses[head] = Tally(states.sum()[None] * 0.0, torch.zeros(1, device=device))
+            # The keys stay in the graph: the backward pass of `gather` is a collective that every rank has to join.
+            losses[head] = Tally((states.sum() + keys.sum())[None] * 0.0, torch.zeros(1, device=device))
             continue
         loss = info_nce((query * positives).sum(-1) * scale, query @ keys.T * scale)
         losses[head] = Tally(loss * use, use.float())

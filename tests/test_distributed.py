@@ -1,0 +1,151 @@
+"""Two processes give the updates of one, in a real launch over gloo; and a launch that went wrong is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from foundation.checkpoint import last_checkpoint, load_model
+from foundation.config import Config, dump_config
+from foundation.corpus import Corpus
+from foundation.masking import MaskingConfig, draw_masks
+from foundation.model import FoundationModel, ModelConfig
+from foundation.objectives import ObjectiveConfig
+from foundation.objectives.contrastive import ContrastiveConfig
+from foundation.optim import OptimConfig
+from foundation.pretrain import pretrain
+from foundation.sampling import DataConfig, WindowSampler
+from foundation.train import TrainConfig, _Loop, own_sessions
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = TrainConfig(
+    steps=6, windows_per_step=8, windows_per_session=4, val_every=3, val_windows=24, log_every=1, track=[]
+)
+
+
+def config_of(corpus: Corpus, out: Path) -> Config:
+    """Few windows of few sessions, and a rare contrastive scheme, so that ranks often have nothing to add."""
+    return Config(
+        out=str(out),
+        data=DataConfig(corpus=str(corpus.path), held_out=["animal03"], window_s=0.6),
+        model=ModelConfig(width=16, depth=1, heads=2, feed_forward=32, private_rank=3),
+        objective=ObjectiveConfig(
+            masking=MaskingConfig(schemes={"spikes_only": 1.0, "neural": 3.0, "cross": 3.0}),
+            time_contrast=0.1,
+            behavior_contrast=0.1,
+            contrastive=ContrastiveConfig(discrete=["choice"], anchors=4, references=6),
+        ),
+        # A large epsilon is not to be had, so a clip that always binds: it needs the norm of the summed gradient.
+        optim=OptimConfig(clip=0.05),
+        train=TRAIN,
+    )
+
+
+def launch(config: Path, *options: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = ["--multi_gpu", "--num_processes", str(processes), "--main_process_port", str(port)]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *flags]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*command, "-m", "foundation", "train", str(config), *options],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=150)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # the launcher and its ranks
+        out, err = process.communicate()
+        pytest.fail(f"the launch hung\n{err[-3000:]}")
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def close(a: FoundationModel, b: FoundationModel) -> None:
+    assert a.adapters.sessions.equals(b.adapters.sessions)
+    assert a.adapters.units.equals(b.adapters.units)
+    for (name, one), other in zip(a.state_dict().items(), b.state_dict().values()):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_model_of_one(world: Any, synthetic_corpus: Corpus, tmp_path: Path) -> None:
+    one = config_of(synthetic_corpus, tmp_path / "one")
+    pretrain(one)
+    path = tmp_path / "two.yaml"
+    path.write_text(dump_config(replace(one, out=str(tmp_path / "two"))))
+    done = launch(path, "--processes", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    logs = [rows(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
+    assert [(row["step"], row["split"]) for row in logs[0]] == [(row["step"], row["split"]) for row in logs[1]]
+    for here, there in zip(*logs):
+        assert here.keys() == there.keys()
+        for key in here.keys() - {"step", "split", "windows_per_s"}:
+            assert there[key] == pytest.approx(here[key], rel=1e-4, abs=1e-5), key
+    close(load_model(tmp_path / "one"), load_model(tmp_path / "two"))
+    saved = [last_checkpoint(tmp_path / name) for name in ("one", "two")]
+    assert saved[0] is not None
+    assert saved[1] is not None
+    close(saved[0][0], saved[1][0])
+    assert saved[0][1]["rows"].keys() == saved[1][1]["rows"].keys()
+    for key, moments in saved[0][1]["rows"].items():
+        for name, tensor in moments.items():
+            torch.testing.assert_close(saved[1][1]["rows"][key][name], tensor, atol=1e-5, rtol=1e-4)
+    _check_that_ranks_were_idle(world, one)
+
+
+def _check_that_ranks_were_idle(world: Any, config: Config) -> None:
+    """The test would mean little if every rank always had windows of every scheme."""
+    ids = [key for key in world.corpus.ids if not key.startswith("synthetic/animal03")]
+    train = {key: world.data.train[key] for key in ids}
+    sampler = WindowSampler(train, TRAIN.windows_per_step, TRAIN.windows_per_session, 0, window_bins=30)
+    owners = own_sessions({key: len(windows) for key, windows in train.items()}, 2)
+    idle = without_pairs = 0
+    for step in range(TRAIN.steps):
+        schemes = []
+        for mine in owners:
+            windows = [w for w in sampler.batch_windows(step) if w.recording_id in mine]
+            idle += not windows
+            if windows:
+                masks = draw_masks(world.reader.batch(windows), world.channels, config.objective.masking, (0, step))
+                schemes.append("spikes_only" in masks.schemes)
+        without_pairs += len(schemes) == 2 and any(schemes) and not all(schemes)
+    assert idle > 0
+    assert without_pairs > 0
+
+
+def test_a_launch_that_started_one_process_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("data: {corpus: nowhere}\n")
+    command = [sys.executable, "-m", "foundation", "train", str(tmp_path / "config.yaml"), "--processes", "2"]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert "2 processes asked for, 1 started" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_more_processes_than_sessions_are_refused(world: Any) -> None:
+    rank = SimpleNamespace(num_processes=8, process_index=7, is_main_process=False, device=torch.device("cpu"))
+    with pytest.raises(ValueError, match="4 sessions for 8 processes"):
+        _Loop(world.model(), world.data, ObjectiveConfig(), OptimConfig(), TRAIN, 0, None, "all", rank)  # type: ignore[arg-type]
