@@ -46,9 +46,12 @@ class OptimConfig:
         for name in ("lr", "row_lr", "weight_decay", "clip"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optim.{name} is {getattr(self, name)}, expected 0 or more")
-        for name in ("warmup_share", "floor", "beta1", "beta2"):
-            if not 0 <= getattr(self, name) <= 1 - (name.startswith("beta") and 1e-9):
+        for name in ("warmup_share", "floor"):
+            if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optim.{name} is {getattr(self, name)}, expected a number from 0 to 1")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} is {getattr(self, name)}, expected a number from 0 to below 1")
 
 
 def rate_factor(step: int, steps: int, config: OptimConfig) -> float:

@@ -33,6 +33,8 @@ QUESTIONS: tuple[Question, ...] = ("encode", "cosmooth", "forecast")
 KNOWN_SHARE = 0.8
 # Prior standard deviation of the drift relative to that of the states.
 DRIFT_SIZE = 4.0
+# The same of a standardized column of the task basis: it only mends what the states miss.
+TASK_SIZE = 0.3
 # A fit ends when a step gains less than this share of a nat per spike: far below what a validation trial can tell.
 _TOLERANCE = 1e-5
 MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -313,9 +315,8 @@ def _scales(question: Question, features: np.ndarray, num_states: int, task_size
     # Slow drift is common and large: its prior is wide.
     scale[drift] = deviation[drift].max() / DRIFT_SIZE + 1e-9
     if question == "encode":
-        scale[drift.stop :] = np.where(deviation[drift.stop :] > 1e-9, deviation[drift.stop :], np.inf) / (
-            0.3 * task_sizes
-        )
+        columns = deviation[drift.stop :]
+        scale[drift.stop :] = np.where(columns > 1e-9, columns, np.inf) / (TASK_SIZE * task_sizes)
     if question == "forecast":
         scale[drift.stop :] = deviation[drift.stop :].max() / 2 + 1e-9
     return scale

@@ -33,8 +33,8 @@ class SessionFeatures:
         recording: The session.
         center: `(N,)` mean square root of the counts.
         bin_size_s: Seconds.
-        arrays: `prior (D, D)`; `span (2,)` seconds of the train trials; `length (2,)` longest window and whether many are
-            cut off there; `spread (N,)` of the root counts; `components (N, K)` and `history (N, H)` axes.
+        arrays: `prior (D, D)`; `span (2,)` seconds of the train trials; `length (2,)` longest window and whether many
+            are cut off there; `spread (N,)` of the root counts; `components (N, K)` and `history (N, H)` axes.
         reader: Opens the session.
     """
 
