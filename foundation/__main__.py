@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 RAW = argparse.RawDescriptionHelpFormatter
+OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; returns the exit status."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    overrides = [text for text in rest if "=" in text and not text.startswith("-")]
-    if unknown := [text for text in rest if text not in overrides]:
-        parser.error(f"unrecognized arguments {unknown}; see `foundation {arguments.verb} --help`")
+    """Run one verb; returns the exit status. `section.field=value` words are overrides."""
+    parser = build_parser()
+    words = sys.argv[1:] if argv is None else argv
+    # Overrides may stand anywhere, also behind an option that takes several values.
+    overrides = [word for word in words if OVERRIDE.match(word)]
+    arguments = parser.parse_args([word for word in words if not OVERRIDE.match(word)])
     try:
         arguments.call(arguments, overrides)
     except BrokenPipeError:
@@ -31,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """All verbs with their options."""
     parser = argparse.ArgumentParser(
         prog="foundation", description="Foundation models for neural population recordings.", formatter_class=RAW
     )
@@ -46,13 +49,13 @@ def _parser() -> argparse.ArgumentParser:
         "prepare",
         _prepare,
         "Turn a source into a corpus of recordings.",
-        "foundation prepare luo2025 --source DIR --out corpora/luo2025",
+        "foundation prepare luo2025 --source DIR --out corpora/luo2025\n"
+        "  foundation prepare synthetic --out corpora/toy num_subjects=4 num_trials=100",
     )
     p.add_argument("recipe", help="synthetic, luo2025 or arrays")
     p.add_argument("--source", help="folder or file of the source")
     p.add_argument("--out", required=True, help="corpus folder")
     p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
-    p.add_argument("options", nargs="*", help="recipe options as name=value")
 
     p = verb(
         "train",
@@ -143,10 +146,7 @@ def _prepare(a: argparse.Namespace, overrides: list[str]) -> None:
 
     from data_recipes.recipe import prepare
 
-    pairs = [text.partition("=") for text in [*a.options, *overrides]]
-    if bad := [text for text, sign, _ in pairs if not sign]:
-        raise ValueError(f"options {bad}: expected name=value")
-    options = {name: yaml.safe_load(value) for name, _, value in pairs}
+    options = {name: yaml.safe_load(value) for name, _, value in (word.partition("=") for word in overrides)}
     with tqdm(unit="session", desc=f"prepare {a.recipe}", disable=not sys.stderr.isatty()) as bar:
 
         def on_session(recording_id: str, done: int, total: int) -> None:

@@ -1,0 +1,73 @@
+"""Every YAML under configs/ loads, says only what differs from the defaults, and the demo's trains."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from data_recipes import luo2025
+from data_recipes.simulated_task import SPECS
+from foundation.config import Config, load_config
+from foundation.corpus import Corpus
+from foundation.pretrain import pretrain
+from foundation.recording import Recording
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs"
+RUNS = sorted(FOLDER.glob("*.yaml"))
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_every_config_loads_and_repeats_no_default(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.stem
+    said, defaults = leaves(yaml.safe_load(path.read_text())), leaves(dataclasses.asdict(Config()))
+    repeated = [key for key, value in said.items() if key in defaults and defaults[key] == value]
+    assert repeated == []
+    assert len(path.read_text().splitlines()) <= 40
+    assert not set(config.data.held_out) & set(config.data.subjects)
+    assert config.data.held_out
+
+
+def names_of(config: Config) -> set[str]:
+    """Every covariate that a config names."""
+    contrastive = config.objective.contrastive
+    lists = (config.data.inputs, config.data.targets, contrastive.continuous, contrastive.discrete)
+    return {name for names in lists for name in names} | set(config.objective.covariates)
+
+
+def test_the_demo_names_what_the_synthetic_recipe_makes() -> None:
+    assert names_of(load_config(FOLDER / "demo.yaml")) <= set(SPECS)
+
+
+@pytest.mark.real
+def test_the_rat_config_names_what_its_recipe_makes(real_data: Path) -> None:
+    config = load_config(FOLDER / "luo2025.yaml")
+    source = real_data / "luo2025"
+    jobs = luo2025.sessions(source if source.is_dir() else real_data)
+    recording: Recording = luo2025.read(**next(iter(jobs.values())))
+    assert names_of(config) <= set(recording.covariates)
+
+
+def test_the_demo_config_trains(synthetic_corpus: Corpus, tmp_path: Path) -> None:
+    overrides = ["train.steps=2", "train.windows_per_step=8", "train.val_windows=16", "data.held_out=[animal03]"]
+    paths = [f"data.corpus={synthetic_corpus.path}", f"out={tmp_path / 'run'}"]
+    model = pretrain(load_config(FOLDER / "demo.yaml", [*overrides, *paths]))
+    assert (model / "model.safetensors").exists()
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "metrics.jsonl",
+        "model",
+        "tensorboard",
+    ]

@@ -1,0 +1,144 @@
+"""Evaluation of held-out animals, end to end on small synthetic animals: who may be scored, what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.predictions import read_prediction
+from eval.results import read_results
+from eval.scoring import score
+from eval.session_view import SessionView
+from foundation.__main__ import main
+from foundation.corpus import Corpus
+
+SMALL = [
+    "model.width=16",
+    "model.depth=1",
+    "model.feed_forward=32",
+    "train.windows_per_step=8",
+    "train.val_windows=16",
+    "train.track=[]",
+    "finetune.steps=4",
+    "finetune.few_shot_steps=2",
+    "finetune.windows_per_step=8",
+    "finetune.val_every=2",
+    "finetune.readout.coupling_penalties=[1000.0]",
+    "finetune.readout.penalties=[100.0, 1000.0]",
+    "finetune.readout.groups=3",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(synthetic_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretrained run without animal03, which it is adapted to, on all trials and on eight."""
+    root = tmp_path_factory.mktemp("runs")
+    config = root / "tiny.yaml"
+    config.write_text(f"name: tiny\ndata: {{corpus: {synthetic_corpus.path}, held_out: [animal03]}}\n")
+    assert main(["train", str(config), f"out={root / 'base'}", "train.steps=6", "train.val_every=3", *SMALL]) == 0
+    for name, extra in (("new", []), ("few", ["--train-trials", "8"])):
+        command = ["finetune", str(root / "base"), "--corpus", str(synthetic_corpus.path), "--subjects", "animal03"]
+        assert (
+            main([*command, "--out", str(root / name), "--tracks", "adapter", "full", "scratch", *extra, *SMALL]) == 0
+        )
+    return root
+
+
+def _evaluate(runs: Path, corpus: Corpus, out: Path, *extra: str, subject: str = "animal03") -> int:
+    names = [str(runs / name) for name in ("new", "few")]
+    command = ["evaluate", *names, "--corpus", str(corpus.path), "--subjects", subject, "--out", str(out)]
+    return main([*command, "--tasks", "encode", "choice", "forecast", *extra])
+
+
+def test_rows_carry_baseline_and_null_and_files_score_the_same(
+    runs: Path, synthetic_corpus: Corpus, tmp_path: Path
+) -> None:
+    assert _evaluate(runs, synthetic_corpus, tmp_path) == 0
+    table, provenance = read_results(tmp_path)
+    assert provenance["held_out_subjects"] == ["animal03"]
+    assert "animal03" not in provenance["pretraining_subjects"]
+    mine = table[table["kind"] == "model"]
+    assert set(mine["model"]) == {"tiny/adapter", "tiny/full", "tiny/scratch"}
+    assert set(mine["train_trials"]) == {0, 8}
+    assert mine["baseline_value"].notna().all()
+    assert mine["null_value"].notna().all()
+    view = SessionView.of(synthetic_corpus["synthetic/animal03_0"])
+    files = sorted((tmp_path / "predictions").glob("animal03_0-*-interleaved-tiny_adapter.npz"))
+    assert len(files) == 3
+    for path in files:
+        prediction = read_prediction(path)
+        again = score(prediction, view)
+        for metric, value in again.items():
+            row = mine[
+                (mine["task"] == f"{prediction.task} {prediction.track}".strip())
+                & (mine["model"] == "tiny/adapter")
+                & (mine["train_trials"] == 0)
+                & (mine["metric"] == metric)
+            ]
+            if np.isfinite(value.value):
+                assert row["value"].item() == pytest.approx(value.value, abs=1e-9)
+
+
+def test_two_evaluations_agree_bit_for_bit(runs: Path, synthetic_corpus: Corpus, tmp_path: Path) -> None:
+    tables = []
+    for name in ("one", "two"):
+        assert _evaluate(runs, synthetic_corpus, tmp_path / name, "--no-baselines") == 0
+        tables.append(read_results(tmp_path / name)[0])
+    assert tables[0].equals(tables[1])
+
+
+def test_an_animal_of_the_pretraining_set_is_refused(
+    runs: Path, synthetic_corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(
+            [
+                *("finetune", str(runs / "base"), "--corpus", str(synthetic_corpus.path), "--subjects", "animal00"),
+                *("--out", str(tmp_path / "seen"), "--tracks", "adapter", *SMALL),
+            ]
+        )
+        == 2
+    )
+    assert "animal00" in capsys.readouterr().err
+    # The same animal smuggled in: a model whose past names it.
+    folder = runs / "new" / "animal03" / "adapter" / "provenance.json"
+    honest = folder.read_text()
+    past = json.loads(honest)
+    past["pretraining_subjects"].append("animal03")
+    try:
+        folder.write_text(json.dumps(past))
+        assert _evaluate(runs, synthetic_corpus, tmp_path / "refused") == 2
+        assert "animal03 was in the pretraining" in capsys.readouterr().err
+        assert not (tmp_path / "refused").exists()
+        assert _evaluate(runs, synthetic_corpus, tmp_path / "forced", "--force", "--no-baselines") == 0
+        assert "animal03 was in the pretraining" in str(read_results(tmp_path / "forced")[1]["forced"])
+    finally:
+        folder.write_text(honest)
+
+
+def test_a_test_trial_used_in_adaptation_is_refused(
+    runs: Path, synthetic_corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = runs / "new" / "animal03" / "adapter" / "provenance.json"
+    honest = folder.read_text()
+    past = json.loads(honest)
+    roles = past["adapted"]["synthetic/animal03_0"]["roles"]
+    roles[roles.index(2)] = 0
+    try:
+        folder.write_text(json.dumps(past))
+        assert _evaluate(runs, synthetic_corpus, tmp_path) == 2
+        assert "test trials were used" in capsys.readouterr().err
+    finally:
+        folder.write_text(honest)
+
+
+def test_region_rows_have_model_baseline_and_leak_meters(runs: Path, synthetic_corpus: Corpus, tmp_path: Path) -> None:
+    command = ["evaluate", str(runs / "new"), "--corpus", str(synthetic_corpus.path), "--subjects", "animal03"]
+    assert main([*command, "--out", str(tmp_path), "--tasks", "region"]) == 0
+    rows = read_results(tmp_path)[0]
+    assert rows["task"].str.startswith("region").all()
+    assert {"tiny/adapter", "activity statistics", "rate only", "array index"} <= set(rows["model"])
+    assert (rows["subject"] == "animal03").any()

@@ -1,0 +1,53 @@
+"""What the README shows must exist: its commands parse, its files are there, its Python runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from foundation.__main__ import OVERRIDE, build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for _, block in BLOCKS
+    for line in block.splitlines()
+    if re.match(r"(accelerate launch -m )?foundation ", line)
+]
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_parses(command: str) -> None:
+    words = shlex.split(command.removeprefix("accelerate launch -m "))
+    arguments = build_parser().parse_args([word for word in words[1:] if not OVERRIDE.match(word)])
+    assert callable(arguments.call)
+    for word in words:
+        if word.endswith(".yaml"):
+            assert (ROOT / word).exists(), word
+
+
+@pytest.mark.parametrize("code", [block for language, block in BLOCKS if language == "python"])
+def test_python_compiles_and_its_imports_exist(code: str) -> None:
+    compile(code, "README.md", "exec")
+    for line in code.splitlines():
+        if line.startswith(("from ", "import ")):
+            exec(line, {})
+
+
+def test_set_up_is_two_commands() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("demo", "test", "setup", "test-gpu"):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.search(r"\b(DEMO_OUTPUT|RESULTS|TODO|TBD)\b", README)
