@@ -1,4 +1,4 @@
-"""Two processes give the updates of one, in a real launch over gloo; and a launch that went wrong is told."""
+"""Two processes give the updates of one, in a real launch over gloo. `--processes` is tested in test_cli."""
 
 from __future__ import annotations
 
@@ -132,17 +132,6 @@ def _check_that_ranks_were_idle(world: Any, config: Config) -> None:
         without_pairs += len(schemes) == 2 and any(schemes) and not all(schemes)
     assert idle > 0
     assert without_pairs > 0
-
-
-def test_a_launch_that_started_one_process_is_told(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("data: {corpus: nowhere}\n")
-    command = [sys.executable, "-m", "foundation", "train", str(tmp_path / "config.yaml"), "--processes", "2"]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 2
-    assert "2 processes asked for, 1 started" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_more_processes_than_sessions_are_refused(world: Any) -> None:

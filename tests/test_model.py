@@ -235,7 +235,7 @@ def check_weights(model: FoundationModel) -> None:
             assert (parameter == 1).all(), name
         elif last == "bias":
             assert not parameter.any(), name
-    rows = model.adapters.unit_rows
+    rows = model.adapters.unit_rows.detach()
     slices = model.adapters.layout.slices()
     assert float(rows[:, slices["read_in"]].std()) == pytest.approx(READ_IN_STD, rel=0.2)
     assert float(rows[:, slices["read_out"]].std()) == pytest.approx(READ_OUT_STD, rel=0.2)
@@ -381,15 +381,26 @@ def test_dropped_sessions_take_their_readouts_with_them(saved: tuple[FoundationM
     assert list(FoundationModel.from_pretrained(tmp_path / "kept").readouts) == [kept]
 
 
-def test_unit_embeddings_leave_out_rate_and_drift(world: Any) -> None:
+def test_unit_embeddings_leave_out_rate_and_drift_and_the_session_s_own_basis(world: Any) -> None:
     model, key = world.lively_model(), world.corpus.ids[0]
     before = model.unit_embeddings(key)
-    slices = model.adapters.layout.slices()
-    assert before.shape[1] == model.adapters.layout.num_columns - 1 - (slices["drift"].stop - slices["drift"].start)
+    assert before.shape[0] == world.corpus[key].num_units
+    slices, rank = model.adapters.layout.slices(), model.shape.private_rank
     with torch.no_grad():
-        model.adapters.unit_rows[:, slices["bias"]] += 1
-        model.adapters.unit_rows[:, slices["drift"]] += 1
+        rows = model.adapters.unit_rows
+        rows[:, slices["bias"]] += 1
+        rows[:, slices["drift"]] += 1
     assert np.array_equal(model.unit_embeddings(key), before)
+    # Another basis of the private part gives the same rates, so it must give the same embedding.
+    turn = torch.linalg.qr(torch.randn(rank, rank, generator=torch.Generator().manual_seed(0)))[0]
+    with torch.no_grad():
+        rows[:, slices["private_in"]] = rows[:, slices["private_in"]] @ turn
+        out = rows[:, slices["private_out"]].view(len(rows), -1, rank)
+        rows[:, slices["private_out"]] = (out @ turn).flatten(1)
+    np.testing.assert_allclose(model.unit_embeddings(key), before, atol=1e-5)
+    with torch.no_grad():
+        rows[:, slices["read_in"]] += 1
+    assert not np.allclose(model.unit_embeddings(key), before)
 
 
 def test_a_layout_that_does_not_exist_is_refused() -> None:

@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -222,7 +221,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
 @pytest.mark.slow
 def test_a_killed_process_goes_on_as_if_it_had_not(synthetic_corpus: Corpus, tmp_path: Path) -> None:
     """SIGKILL at a random moment of `python -m foundation train`, then the same command again."""
-    train = replace(QUICK, steps=60, val_every=3, log_every=2)
+    train = replace(QUICK, steps=120, val_every=4, log_every=2)
     pretrain(config_of(synthetic_corpus, tmp_path / "whole", train=train))
     config = tmp_path / "config.yaml"
     config.write_text(dump_config(config_of(synthetic_corpus, tmp_path / "killed", train=train)))
@@ -232,7 +231,7 @@ def test_a_killed_process_goes_on_as_if_it_had_not(synthetic_corpus: Corpus, tmp
     first, deadline = tmp_path / "killed/checkpoints/last.json", time.monotonic() + 120
     while not first.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(random.Random(time.time_ns()).uniform(0, 0.7))
+    time.sleep(random.Random(time.time_ns()).uniform(0, 0.5))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it ended before the kill: train for longer"
@@ -362,12 +361,11 @@ def test_an_accelerator_gives_the_losses_and_gradients_of_the_cpu(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_training_on_an_accelerator_resumes(world: Any, tmp_path: Path, precision: str) -> None:
+def test_training_on_an_accelerator_repeats(world: Any, tmp_path: Path, precision: str) -> None:
     train = replace(QUICK, precision=precision, steps=8)
-    whole = train_here(world, folder=tmp_path / "whole", train=train)
-    assert whole.device.type == "cpu" or all(torch.isfinite(p).all() for p in whole.parameters())
-    shutil.copytree(tmp_path / "whole", tmp_path / "again")
-    shutil.rmtree(tmp_path / "again/checkpoints")
-    train_here(world, folder=tmp_path / "again", train=train)
-    first, second = (rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "again"))
-    np.testing.assert_allclose([r["loss"] for r in first], [r["loss"] for r in second], rtol=1e-2)
+    losses = []
+    for name in ("one", "two"):
+        model = train_here(world, folder=tmp_path / name, train=train)
+        assert all(torch.isfinite(p).all() for p in model.parameters())
+        losses.append([row["loss"] for row in rows(tmp_path / name / "metrics.jsonl")])
+    np.testing.assert_allclose(*losses, rtol=1e-2)
