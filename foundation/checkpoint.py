@@ -63,6 +63,8 @@ def save_checkpoint(run: Path, step: int, model: FoundationModel, state: dict[st
     for path in folder.iterdir():
         if path.is_dir() and path.name not in keep:
             shutil.rmtree(path, ignore_errors=True)
+        elif path.name.startswith("."):
+            path.unlink(missing_ok=True)  # what a killed process was writing
 
 
 def last_checkpoint(run: Path) -> tuple[FoundationModel, dict[str, Any]] | None:

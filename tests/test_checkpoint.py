@@ -80,8 +80,9 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(
     saved = last_checkpoint(tmp_path)
     assert saved is not None
     assert (mark(saved[0]), saved[1]["step"], mark(best_model(tmp_path))) == (1, 1, 1)
-    # A kill leaves a scratch folder, which the next checkpoint clears away.
+    # A kill leaves a scratch folder or file, which the next checkpoint clears away.
     (tmp_path / "checkpoints/.step-00000002-abc").mkdir()
+    (tmp_path / "checkpoints/.best.json-123-abc").write_text("{")
     save_checkpoint(tmp_path, 2, marked(world, 2), {}, is_best=False)
     names = {p.name for p in (tmp_path / "checkpoints").iterdir()}
     assert names == {"best.json", "last.json", "step-00000001", "step-00000002"}

@@ -171,6 +171,9 @@ for attempt, delay in enumerate(sys.argv[3:]):
         for k in range(100_000):
             units = np.full_like(r.spike_units, k % 3)
             write_recording(f"{sys.argv[2]}/{attempt}", replace(r, spike_units=units), overwrite=True)
+    # The clock starts with the first write, however slowly the machine forks.
+    while not os.path.exists(f"{sys.argv[2]}/{attempt}/recordings"):
+        time.sleep(0.001)
     time.sleep(float(delay))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
