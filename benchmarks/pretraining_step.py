@@ -37,7 +37,8 @@ from foundation.objectives import ObjectiveConfig
 from foundation.optim import OptimConfig
 from foundation.recording import CovariateSpec
 from foundation.sampling import STRUCTURE, Batch, Channel, Window, WindowReader
-from foundation.train import TrainConfig, TrainingData, _Loop
+from foundation.train import TrainConfig, _Loop
+from foundation.training_data import TrainingData
 
 NUM_BINS, BIN_SIZE_S, NUM_WINDOWS = 100, 0.02, 16
 SCHEMES = dict.fromkeys(("neural", "behavior", "within_neural", "within_behavior", "cross"), 1.0)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
+from eval.predictions import traced
 from eval.results import KINDS
 from eval.statistics import Interval, Summary, Verdict, judge, paired_differences, per_session, seed_spread, summarize
 
@@ -70,13 +71,21 @@ class Comparison:
 def task_title(task: str) -> str:
     """Heading of a task; a qualifier behind the first word is kept."""
     name, _, rest = task.partition(" ")
-    return TASKS.get(name, name) + (f" ({rest})" if rest else "")
+    return _plain(name) + (f" ({rest})" if rest else "")
 
 
 def task_name(task: str) -> str:
     """The short form of `task_title`: the part before the colon, and the qualifier."""
     name, _, rest = task.partition(" ")
-    return TASKS.get(name, name).partition(":")[0] + (f" ({rest})" if rest else "")
+    return _plain(name).partition(":")[0] + (f" ({rest})" if rest else "")
+
+
+def _plain(name: str) -> str:
+    """A task in words; a decoded covariate by its own name."""
+    decoded = traced(name)
+    if name in TASKS or decoded is None:
+        return TASKS.get(name, name)
+    return f"Decoding {decoded.replace('_', ' ')}: from spikes, bin by bin"
 
 
 def metric_name(metric: str) -> str:

@@ -26,7 +26,8 @@ from foundation.readout import ReadoutConfig, fit_readouts, state_prior
 from foundation.recording import Recording
 from foundation.sampling import WindowReader
 from foundation.splits import SplitName, few_shot_roles, session_roles
-from foundation.train import TrainConfig, TrainingData, add_sessions, fit, training_data
+from foundation.train import TrainConfig, fit
+from foundation.training_data import TrainingData, add_sessions, training_data
 
 Track = Literal["adapter", "full", "scratch"]
 

@@ -15,7 +15,8 @@ from foundation.corpus import Corpus, manifest_hash, write_atomic
 from foundation.model import FoundationModel
 from foundation.sampling import WindowReader, find_channels, pretraining_subjects
 from foundation.splits import session_roles
-from foundation.train import add_sessions, fit, make_accelerator, training_data
+from foundation.train import fit, make_accelerator
+from foundation.training_data import add_sessions, training_data
 
 
 def pretrain(config: Config) -> Path:

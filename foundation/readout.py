@@ -25,7 +25,7 @@ from foundation.poisson_ridge import SharedCurvature, fit_poisson_ridge
 from foundation.predict import Answer, Hide, answers, hide_future, hide_spikes, hide_units
 from foundation.readout_features import NUM_COSINES, SessionFeatures
 from foundation.sampling import Window, WindowReader
-from foundation.train import TrainingData
+from foundation.training_data import TrainingData
 
 Question = Literal["encode", "cosmooth", "forecast"]
 QUESTIONS: tuple[Question, ...] = ("encode", "cosmooth", "forecast")

@@ -8,31 +8,28 @@ rank has no window in a step, and average where the losses here are already shar
 from __future__ import annotations
 
 import copy
-import sys
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed.nn
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from foundation.adapters import SessionPart
-from foundation.binning import bin_spikes
 from foundation.checkpoint import MetricsLog, best_model, last_checkpoint, save_checkpoint
 from foundation.masking import Masks, draw_masks
 from foundation.model import FoundationModel
 from foundation.objectives import LossTerms, ObjectiveConfig, joint_loss
 from foundation.objectives.masked_modeling import Tally
 from foundation.optim import OptimConfig, RowAdam, rate_factor, shared_optimizer
-from foundation.recording import Recording
-from foundation.sampling import Batch, Window, WindowReader, WindowSampler, session_windows
+from foundation.progress import Progress
+from foundation.ranks import gather_rows, own_sessions, sum_gradients
+from foundation.sampling import Batch, Window, WindowReader, WindowSampler
+from foundation.training_data import TrainingData, spread
 
 Trainable = Literal["all", "adapters"]
 VALIDATION_STEP = 2**31
@@ -76,15 +73,6 @@ class TrainConfig:
                 raise ValueError(f"train.{name} is {getattr(self, name)}, expected at least {bound}")
 
 
-@dataclass
-class TrainingData:
-    """Windows by session and the reader that opens them."""
-
-    reader: WindowReader
-    train: dict[str, list[Window]]
-    val: dict[str, list[Window]]
-
-
 class _Steps(Dataset[Any]):
     """Item k is the batch and the masks of step k."""
 
@@ -104,17 +92,6 @@ def _with_masks(
 ) -> tuple[Batch, Masks]:
     batch = reader.batch(windows)
     return batch, draw_masks(batch, reader.channels, objective.masking, seed)
-
-
-def own_sessions(work: dict[str, int], num_ranks: int) -> list[list[str]]:
-    """Sessions of each rank, so that the work is even: the heaviest first, each to the lightest rank."""
-    owners: list[list[str]] = [[] for _ in range(num_ranks)]
-    load = np.zeros(num_ranks)
-    for recording_id in sorted(work, key=lambda key: (-work[key], key)):
-        rank = int(load.argmin())
-        owners[rank].append(recording_id)
-        load[rank] += work[recording_id]
-    return [sorted(sessions) for sessions in owners]
 
 
 def fit(
@@ -401,33 +378,6 @@ class _Loop:
         return self.model
 
 
-class Progress:
-    """A bar with rate and time left on a terminal, plain lines elsewhere; silent off the main process."""
-
-    def __init__(self, label: str, start: int, total: int, shown: bool) -> None:
-        self.label, self.total, self.shown = label, total, shown
-        self.bar = None
-        self.begun, self.start, self.last_line = time.perf_counter(), start, time.perf_counter()
-        if shown and sys.stderr.isatty():
-            self.bar = tqdm(total=total, initial=start, desc=label, unit="step", dynamic_ncols=True)
-
-    def update(self, step: int, loss: float, windows_per_s: float) -> None:
-        """Show the state after a step."""
-        if self.bar is not None:
-            self.bar.set_postfix(loss=f"{loss:.4f}", windows_per_s=f"{windows_per_s:.0f}", refresh=False)
-            self.bar.update(1)
-        elif self.shown and (step == self.total or time.perf_counter() - self.last_line > 10):
-            self.last_line = time.perf_counter()
-            left = (self.last_line - self.begun) / max(1, step - self.start) * (self.total - step)
-            rate = f"{windows_per_s:.0f} windows/s, {left:.0f} s left"
-            print(f"{self.label}: step {step}/{self.total}, loss {loss:.4f}, {rate}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """End the bar."""
-        if self.bar is not None:
-            self.bar.close()
-
-
 def make_accelerator(train: TrainConfig, folder: Path | None) -> Accelerator:
     """An accelerator with the trackers asked for; every rank of a launch calls this once."""
     trackers = train.track if folder is not None else []
@@ -435,91 +385,3 @@ def make_accelerator(train: TrainConfig, folder: Path | None) -> Accelerator:
     if trackers:
         accelerator.init_trackers("tensorboard" if trackers == ["tensorboard"] else "foundation")
     return accelerator
-
-
-def spread(windows: dict[str, list[Window]], most: int) -> dict[str, list[Window]]:
-    """At most `most` windows, the same share of every session, evenly spaced."""
-    total = sum(len(value) for value in windows.values())
-    if total <= most:
-        return windows
-    chosen = {}
-    for key, value in windows.items():
-        count = max(1, round(len(value) * most / total)) if value else 0
-        chosen[key] = [value[i] for i in np.linspace(0, len(value) - 1, count).round().astype(int)]
-    return chosen
-
-
-def sum_gradients(parameters: Iterable[torch.nn.Parameter], accelerator: Accelerator) -> None:
-    """Sum gradients over ranks in one flat all-reduce; a missing gradient counts as zero."""
-    parameters = list(parameters)
-    if not parameters:
-        return
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-    flat = accelerator.reduce(flat, "sum")
-    first = 0
-    for parameter in parameters:
-        assert parameter.grad is not None
-        parameter.grad.copy_(flat[first : first + parameter.numel()].view_as(parameter))
-        first += parameter.numel()
-
-
-def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Rows of all ranks, in rank order, with gradients back to their owners; ranks may hold different numbers."""
-    world = torch.distributed.get_world_size()
-    count = torch.tensor([len(rows)], device=rows.device)
-    counts = [torch.zeros_like(count) for _ in range(world)]
-    torch.distributed.all_gather(counts, count)
-    sizes = [int(c) for c in counts]
-    padded = torch.nn.functional.pad(rows, (0, 0, 0, max(sizes) - len(rows)))
-    if rows.requires_grad:
-        pieces = torch.distributed.nn.functional.all_gather(padded)
-    else:
-        pieces = [torch.empty_like(padded) for _ in range(world)]
-        torch.distributed.all_gather(list(pieces), padded.contiguous())
-    return torch.cat([piece[:size] for piece, size in zip(pieces, sizes)])
-
-
-def training_data(
-    reader: WindowReader, recording_ids: list[str], window_s: float, roles: Callable[[Recording], np.ndarray]
-) -> TrainingData:
-    """Train and validation windows of sessions.
-
-    Args:
-        reader: Opens the recordings.
-        recording_ids: Sessions.
-        window_s: Longest window, seconds.
-        roles: Gives a recording's roles per trial or stretch.
-    """
-    windows: dict[str, dict[str, list[Window]]] = {"train": {}, "val": {}}
-    for recording_id in recording_ids:
-        recording = reader.recording(recording_id)
-        given = roles(recording)
-        windows["train"][recording_id] = session_windows(recording, given, "train", reader.bin_size_s, window_s)
-        windows["val"][recording_id] = session_windows(recording, given, "val", reader.bin_size_s, window_s)
-    return TrainingData(reader, windows["train"], windows["val"])
-
-
-def add_sessions(model: FoundationModel, data: TrainingData, recording_ids: list[str], seed: int) -> None:
-    """Give sessions rows, whose statistics come from their train windows only.
-
-    Raises:
-        ValueError: A session has no train window.
-    """
-    parts = {}
-    for recording_id in recording_ids:
-        windows = data.train[recording_id]
-        if not windows:
-            raise ValueError(f"{recording_id}: no train window; the session is too short, or all trials are unusable")
-        recording = data.reader.recording(recording_id)
-        total, roots, bins = np.zeros(recording.num_units), np.zeros(recording.num_units), 0
-        for window in windows:
-            counts = bin_spikes(recording, window.start_s, window.num_bins, data.reader.bin_size_s)
-            total, roots = total + counts.sum(axis=0), roots + np.sqrt(counts).sum(axis=0)
-            bins += window.num_bins
-        names = recording.units["unit_id"].tolist()
-        subject = recording.info.subject_id
-        parts[recording_id] = model.new_part(recording_id, subject, names, total / bins, roots / bins, seed)
-    model.add_parts(parts)

@@ -112,7 +112,7 @@ class World:
     def model(self, seed: int = 0, sessions: list[str] | None = None, **shape: Any) -> Any:
         """A fresh model of width 16 with rows for the sessions (default: all)."""
         from foundation.model import FoundationModel, ModelConfig
-        from foundation.train import add_sessions
+        from foundation.training_data import add_sessions
 
         small = ModelConfig(**{"width": 16, "depth": 1, "heads": 2, "feed_forward": 32, "private_rank": 3} | shape)
         model = FoundationModel.create(small, self.channels, self.config.bin_size_s, self.config.window_s, seed)
@@ -146,7 +146,7 @@ def world(synthetic_corpus: Corpus) -> World:
     """Windows of 0.6 s (30 bins) of all four synthetic animals."""
     from foundation.sampling import DataConfig, WindowReader, find_channels
     from foundation.splits import session_roles
-    from foundation.train import training_data
+    from foundation.training_data import training_data
 
     config = DataConfig(corpus=str(synthetic_corpus.path), window_s=0.6)
     channels = find_channels(synthetic_corpus, config, synthetic_corpus.ids)

@@ -25,8 +25,9 @@ from foundation.objectives import ObjectiveConfig
 from foundation.objectives.contrastive import ContrastiveConfig
 from foundation.optim import OptimConfig
 from foundation.pretrain import pretrain
+from foundation.ranks import own_sessions
 from foundation.sampling import DataConfig, WindowSampler
-from foundation.train import TrainConfig, _Loop, own_sessions
+from foundation.train import TrainConfig, _Loop
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = TrainConfig(

@@ -25,7 +25,8 @@ from foundation.readout import ReadoutConfig
 from foundation.recording import Recording
 from foundation.sampling import WindowReader
 from foundation.splits import NO_ROLE, ROLES, session_roles
-from foundation.train import TrainConfig, add_sessions, fit, training_data
+from foundation.train import TrainConfig, fit
+from foundation.training_data import add_sessions, training_data
 
 KEY = "synthetic/animal03_0"
 READOUT = ReadoutConfig(penalties=[100.0], coupling_penalties=[300.0], components=6, history_components=3, groups=2)

@@ -26,7 +26,7 @@ from foundation.model import (
     Output,
 )
 from foundation.sampling import Batch
-from foundation.train import add_sessions
+from foundation.training_data import add_sessions
 
 LAYOUTS = ("fused", "interleaved")
 

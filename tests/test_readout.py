@@ -21,7 +21,7 @@ from foundation.readout import KNOWN_SHARE, MIXES, Question, ReadoutConfig, log_
 from foundation.readout_features import SessionFeatures
 from foundation.sampling import Window, WindowReader
 from foundation.splits import session_roles
-from foundation.train import TrainingData, training_data
+from foundation.training_data import TrainingData, training_data
 
 KEY = "synthetic/animal03_0"
 CONFIG = ReadoutConfig(

@@ -29,8 +29,10 @@ from foundation.objectives import ObjectiveConfig, joint_loss
 from foundation.objectives.contrastive import ContrastiveConfig
 from foundation.optim import OptimConfig
 from foundation.pretrain import pretrain
+from foundation.ranks import own_sessions
 from foundation.sampling import DataConfig, Window
-from foundation.train import TrainConfig, _Loop, fit, own_sessions, spread
+from foundation.train import TrainConfig, _Loop, fit
+from foundation.training_data import spread
 
 SMALL = ModelConfig(width=16, depth=1, heads=2, feed_forward=32, private_rank=3)
 QUICK = TrainConfig(
