@@ -30,13 +30,14 @@ from accelerate import Accelerator
 
 from benchmarks.neds_reference import Neds, NedsBatch, NedsShape, step_flops
 from foundation.adapters import RowLayout, SessionPart
+from foundation.channels import Channel
 from foundation.corpus import Corpus
 from foundation.masking import MaskingConfig, Masks, draw_masks
 from foundation.model import FoundationModel, ModelConfig
 from foundation.objectives import ObjectiveConfig
 from foundation.optim import OptimConfig
 from foundation.recording import CovariateSpec
-from foundation.sampling import STRUCTURE, Batch, Channel, Window, WindowReader
+from foundation.sampling import STRUCTURE, Batch, Window, WindowReader
 from foundation.train import TrainConfig, _Loop
 from foundation.training_data import TrainingData
 

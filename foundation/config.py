@@ -17,11 +17,11 @@ from typing import Any
 
 import yaml
 
+from foundation.channels import DataConfig
 from foundation.finetune import FinetuneConfig
 from foundation.model import ModelConfig
 from foundation.objectives import ObjectiveConfig
 from foundation.optim import OptimConfig
-from foundation.sampling import DataConfig
 from foundation.train import TrainConfig
 
 

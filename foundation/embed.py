@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from foundation.channels import MIN_BINS
 from foundation.corpus import Corpus, write_atomic
 from foundation.model import FoundationModel
 from foundation.predict import answers, hide_all_but_spikes
-from foundation.sampling import MIN_BINS, Window, WindowReader
+from foundation.sampling import Window, WindowReader
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from foundation.sampling import STRUCTURE, Batch, Channel, Window
+from foundation.channels import Channel
+from foundation.sampling import STRUCTURE, Batch, Window
 
 
 @dataclass

@@ -33,10 +33,11 @@ from foundation.adapters import (
     lag_matrices,
     log_rates,
 )
+from foundation.channels import Channel, channel_slices
 from foundation.corpus import write_atomic
 from foundation.masking import Masks
 from foundation.recording import CovariateSpec
-from foundation.sampling import STRUCTURE, Batch, Channel, channel_slices
+from foundation.sampling import STRUCTURE, Batch
 from foundation.trunk import Trunk
 
 # Spread of new rows. Near zero the rows of all sessions find one shared low-rank code; at unit scale the read-in stays

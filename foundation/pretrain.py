@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 import foundation
+from foundation.channels import find_channels, pretraining_subjects
 from foundation.checkpoint import RunError, finish_run
 from foundation.config import Config, dump_config
 from foundation.corpus import Corpus, manifest_hash, write_atomic
 from foundation.model import FoundationModel
-from foundation.sampling import WindowReader, find_channels, pretraining_subjects
+from foundation.sampling import WindowReader
 from foundation.splits import session_roles
 from foundation.train import fit, make_accelerator
 from foundation.training_data import add_sessions, training_data

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foundation.sampling import STRUCTURE, Channel, channel_slices
+from foundation.channels import Channel, channel_slices
+from foundation.sampling import STRUCTURE
 
 # Lags, in bins, of the windows in which events are counted: fine at first, then ever wider (to 400 ms at 20 ms).
 EVENT_WINDOWS = ((0, 0), (1, 1), (2, 2), (3, 3), (4, 5), (6, 8), (9, 13), (14, 20))

@@ -144,7 +144,8 @@ class World:
 @pytest.fixture(scope="session")
 def world(synthetic_corpus: Corpus) -> World:
     """Windows of 0.6 s (30 bins) of all four synthetic animals."""
-    from foundation.sampling import DataConfig, WindowReader, find_channels
+    from foundation.channels import DataConfig, find_channels
+    from foundation.sampling import WindowReader
     from foundation.splits import session_roles
     from foundation.training_data import training_data
 
@@ -158,10 +159,10 @@ def world(synthetic_corpus: Corpus) -> World:
 @pytest.fixture(scope="session")
 def tiny_run(synthetic_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a small model pretrained for 30 steps on animals 00 to 02; animal03 is held out."""
+    from foundation.channels import DataConfig
     from foundation.config import Config
     from foundation.model import ModelConfig
     from foundation.pretrain import pretrain
-    from foundation.sampling import DataConfig
     from foundation.train import TrainConfig
 
     folder = tmp_path_factory.mktemp("tiny_run") / "run"

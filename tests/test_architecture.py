@@ -17,6 +17,7 @@ PACKAGES = ("foundation", "data_recipes", "eval", "benchmarks")
 LAYERS = [
     ["foundation", "foundation.recording"],
     ["foundation.corpus", "foundation.binning", "foundation.splits", "foundation.poisson_ridge"],
+    ["foundation.channels"],
     ["foundation.sampling"],
     ["foundation.masking", "foundation.adapters", "foundation.trunk"],
     ["foundation.model"],

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from foundation.channels import DataConfig
 from foundation.checkpoint import last_checkpoint, load_model
 from foundation.config import Config, dump_config
 from foundation.corpus import Corpus
@@ -26,7 +27,7 @@ from foundation.objectives.contrastive import ContrastiveConfig
 from foundation.optim import OptimConfig
 from foundation.pretrain import pretrain
 from foundation.ranks import own_sessions
-from foundation.sampling import DataConfig, WindowSampler
+from foundation.sampling import WindowSampler
 from foundation.train import TrainConfig, _Loop
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,6 +17,7 @@ from eval.probe_table import pooled_folds, probe_table
 from eval.probes import fit_logistic, predict_folds, score_folds
 from eval.unit_features import rate_only
 from foundation.binning import bin_spikes
+from foundation.channels import DataConfig
 from foundation.checkpoint import load_model
 from foundation.config import Config
 from foundation.corpus import Corpus, write_manifest, write_recording
@@ -27,7 +28,7 @@ from foundation.objectives import ObjectiveConfig
 from foundation.pretrain import pretrain
 from foundation.readout import ReadoutConfig
 from foundation.recording import Covariate
-from foundation.sampling import DataConfig, WindowReader
+from foundation.sampling import WindowReader
 from foundation.splits import ROLES, session_roles, stretches
 from foundation.train import TrainConfig
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from foundation.channels import Channel
 from foundation.masking import MaskingConfig, Masks, draw_masks
 from foundation.model import FoundationModel, Output
 from foundation.objectives import KIND_WEIGHT, ObjectiveConfig, joint_loss
 from foundation.objectives.masked_modeling import covariate_tallies, element_loss, spike_tally
 from foundation.recording import CovariateSpec
-from foundation.sampling import Batch, Channel
+from foundation.sampling import Batch
 
 MIXED = ("neural", "behavior", "cross", "units", "within_behavior", "future")
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from foundation.channels import Channel
 from foundation.masking import SCHEMES, Hidden, MaskingConfig, Masks, Shape, collate, draw_masks, window_shapes
 from foundation.recording import CovariateSpec
-from foundation.sampling import STRUCTURE, Channel
+from foundation.sampling import STRUCTURE
 
 CONFIG = MaskingConfig()
 SPIKES_HIDDEN_BY_BIN = {"within_neural", "cross"}

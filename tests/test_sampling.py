@@ -18,21 +18,10 @@ from scipy import stats
 from torch.utils.data import DataLoader, Dataset
 
 from foundation.binning import bin_covariate, bin_spikes
+from foundation.channels import MIN_BINS, DataConfig, channel_slices, find_channels, pretraining_subjects
 from foundation.corpus import Corpus, write_manifest, write_recording
 from foundation.recording import Covariate, Recording, empty_trials
-from foundation.sampling import (
-    MIN_BINS,
-    STRUCTURE,
-    Batch,
-    DataConfig,
-    Window,
-    WindowReader,
-    WindowSampler,
-    channel_slices,
-    find_channels,
-    pretraining_subjects,
-    session_windows,
-)
+from foundation.sampling import STRUCTURE, Batch, Window, WindowReader, WindowSampler, session_windows
 from foundation.splits import ROLES, session_roles, stretches
 
 Tiny = Callable[..., Recording]

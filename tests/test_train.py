@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from data_recipes.recipe import open_or_prepare
+from foundation.channels import DataConfig
 from foundation.checkpoint import RunError, best_model, last_checkpoint, load_model
 from foundation.config import Config, dump_config
 from foundation.corpus import Corpus
@@ -30,7 +31,7 @@ from foundation.objectives.contrastive import ContrastiveConfig
 from foundation.optim import OptimConfig
 from foundation.pretrain import pretrain
 from foundation.ranks import own_sessions
-from foundation.sampling import DataConfig, Window
+from foundation.sampling import Window
 from foundation.train import TrainConfig, _Loop, fit
 from foundation.training_data import spread
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from foundation.channels import Channel, channel_slices
 from foundation.masking import Masks
 from foundation.model import FoundationModel, Output
 from foundation.objectives.masked_modeling import Tally
-from foundation.sampling import Batch, Channel, channel_slices
+from foundation.sampling import Batch
 
 
 @dataclass

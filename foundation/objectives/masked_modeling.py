@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from foundation.channels import Channel, channel_slices
 from foundation.masking import Masks
 from foundation.model import Output
-from foundation.sampling import Batch, Channel, channel_slices
+from foundation.sampling import Batch
 
 
 @dataclass
