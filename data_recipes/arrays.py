@@ -76,6 +76,8 @@ def read(path: str, recording_id: str, mapping: dict[str, Any] | None, file_vers
     """
     arrays = _Arrays(path)
     m = default_mapping(arrays.names) if mapping is None else mapping
+    if mapping is None:
+        _refuse_unread(path, arrays.names, m)
     subject = str(m["subject"]) if "subject" in m else str(arrays[m.get("subject_key", "subject")])
     spikes, trials = m["spikes"], m.get("trials", {})
     covariates, specs = {}, {}
@@ -156,6 +158,17 @@ def default_mapping(names: list[str]) -> dict[str, Any]:
     }
 
 
+def _refuse_unread(path: str, names: list[str], mapping: dict[str, Any]) -> None:
+    """Raise ValueError when a file has arrays that its names give no meaning, so that none is dropped silently."""
+    covariates = [key for entry in mapping["covariates"].values() for name, key in entry.items() if name != "role"]
+    read = {"subject", *covariates, *(key for part in ("spikes", "trials", "units") for key in mapping[part].values())}
+    if unread := sorted(set(names) - read):
+        raise ValueError(
+            f"{path}: arrays {unread} have names without a meaning here; call a covariate behavior_<name>, "
+            "stimulus_<name>, task_<name> or event_<name>, or give a mapping (see configs/arrays/)"
+        )
+
+
 class _Arrays:
     """The arrays of one `.npz` file, read when asked for; a missing or unreadable one is a `ValueError` with a cure."""
 
@@ -172,7 +185,10 @@ class _Arrays:
         match = re.fullmatch(r"(.+)\[(\d+)\]", key)
         name = match[1] if match else key
         if name not in self.names:
-            raise ValueError(f"{self.path}: no array {name!r}; the file has {sorted(self.names)}")
+            raise ValueError(
+                f"{self.path}: no array {name!r}; the file has {sorted(self.names)}. "
+                f"Save one named {name!r}, or say in a mapping which array holds it (see configs/arrays/)"
+            )
         try:
             array = np.asarray(self._file[name])
         except ValueError:

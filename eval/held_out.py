@@ -74,9 +74,8 @@ def evaluate(
     if tasks is None or "region" in tasks:
         regions, confusions = region_rows(models, corpus, base, None if all_regions else subjects)
         rows += regions
-    unique = {row.key: row for row in rows}
     write_examples_of(models, corpus, out, confusions)
-    return write_results(out, list(unique.values()), _provenance(models, corpus, subjects, broken))
+    return write_results(out, rows, _provenance(models, corpus, subjects, broken))
 
 
 def _session_rows(
@@ -103,12 +102,12 @@ def _session_rows(
         answered = track in MODEL_TRACKS.get(task, (track,)) and (traced(task) or task) in targets
         if not answered or (tasks is not None and task not in tasks):
             continue
-        classical: dict[str, Baseline] = {}
-        if baselines:
-            key = (recording_id, view.split, view.fold, used["train_trials"], used["draw"], task, track)
-            if key not in fitted:
-                fitted[key] = run_baselines(view, task, track)
-            classical = fitted[key]
+        # Baselines belong to the session, not to the model: fitted, written and listed once.
+        key = (recording_id, view.split, view.fold, used["train_trials"], used["draw"], task, track)
+        is_new = baselines and key not in fitted
+        if is_new:
+            fitted[key] = run_baselines(view, task, track)
+        classical = fitted.get(key, {})
         prediction = predict_task(adapted.model, reader, recording_id, view, task, track, adapted.name)
         named = {name: (one.prediction, one.kind) for name, one in classical.items() if one.kind != "reference"}
         scores = {name: score(one, view) for name, (one, _) in named.items()}
@@ -117,9 +116,12 @@ def _session_rows(
         null = strongest(classical, "null") if "null" in kinds.values() else ""
         scores[adapted.name], kinds[adapted.name] = score(prediction, view), "model"
         label = f"{view.session}-{task}{track}-{view.split}{shot}"
-        for one in [prediction, *(one for one, _ in named.values())]:
-            write_prediction(out / "predictions" / f"{label}-{_safe(one.model)}.npz", one)
+        write_prediction(out / "predictions" / f"{label}-{_safe(adapted.name)}-s{seed}.npz", prediction)
+        for name, (one, _) in named.items() if is_new else ():
+            write_prediction(out / "predictions" / f"{label}-{_safe(name)}.npz", one)
         for name, metrics in scores.items():
+            if kinds[name] != "model" and not is_new:
+                continue
             for metric, value in metrics.items():
                 if not np.isfinite(value.value):
                     continue

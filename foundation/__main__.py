@@ -159,7 +159,9 @@ def _prepare(a: argparse.Namespace, overrides: list[str]) -> None:
     for recording_id, error in sorted(prepared.failed.items()):
         print(f"  {recording_id}: {error}")
     if prepared.failed:
-        raise ValueError(f"{len(prepared.failed)} sessions failed; the others are usable")
+        raise ValueError(
+            f"{len(prepared.failed)} of {len(prepared.failed) + len(prepared.written)} sessions failed, see above"
+        )
 
 
 def _train(a: argparse.Namespace, overrides: list[str]) -> None:

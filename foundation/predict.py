@@ -38,14 +38,13 @@ def hide_all_but_spikes(shape: Shape) -> Hidden:
     return spikes_only(shape, _RNG, _CONFIG)
 
 
-def hide_units(units: np.ndarray, *, only_spikes: bool = False) -> Hide:
-    """Co-smoothing: units `(N,)` bool hidden; with `only_spikes` covariates and trial structure too."""
+def hide_units(units: np.ndarray) -> Hide:
+    """Co-smoothing: units `(N,)` bool hidden, everything else visible."""
 
     def hide(shape: Shape) -> Hidden:
-        hidden = spikes_only(shape, _RNG, _CONFIG) if only_spikes else neural(shape, _RNG, _CONFIG)
+        hidden = neural(shape, _RNG, _CONFIG)
         hidden.bins[:] = False
         hidden.units[:] = units
-        hidden.spikes_predicted, hidden.covariates_predicted = True, False
         return hidden
 
     return hide

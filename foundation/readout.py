@@ -28,7 +28,6 @@ from foundation.sampling import Window, WindowReader
 from foundation.training_data import TrainingData
 
 Question = Literal["encode", "cosmooth", "forecast"]
-QUESTIONS: tuple[Question, ...] = ("encode", "cosmooth", "forecast")
 # Forecasting is fitted with this share of each window known.
 KNOWN_SHARE = 0.8
 # Prior standard deviation of the drift relative to that of the states.

@@ -427,3 +427,12 @@ def test_hippocampus(real_data: Path) -> None:
         assert np.array_equal(
             bin_covariate(achilles.covariates["position"], start, rows.sum(), 0.025)[0][:, 0], raw["position"][rows]
         )
+
+
+def test_an_array_without_a_meaning_is_refused_not_dropped(tmp_path: Path) -> None:
+    """`choice` in place of `behavior_choice` once prepared a recording without it."""
+    times = np.arange(1, 60, 0.1)
+    path = tmp_path / "mine.npz"
+    np.savez(path, subject="m", spike_times=times, spike_units=np.zeros(len(times), int), choice=np.ones(3))
+    with pytest.raises(ValueError, match=r"\['choice'\].*behavior_<name>"):
+        read(path=str(path), recording_id="own/mine", mapping=None, file_version="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_rows_carry_baseline_and_null_and_files_score_the_same(
     assert mine["baseline_value"].notna().all()
     assert mine["null_value"].notna().all()
     view = SessionView.of(synthetic_corpus["synthetic/animal03_0"])
-    files = sorted((tmp_path / "predictions").glob("animal03_0-*-interleaved-tiny_adapter.npz"))
+    files = sorted((tmp_path / "predictions").glob("animal03_0-*-interleaved-tiny_adapter-s0.npz"))
     assert len(files) == 3
     for path in files:
         prediction = read_prediction(path)
@@ -80,6 +81,23 @@ def test_rows_carry_baseline_and_null_and_files_score_the_same(
             ]
             if np.isfinite(value.value):
                 assert row["value"].item() == pytest.approx(value.value, abs=1e-9)
+
+
+def test_seeds_keep_their_own_prediction_files(runs: Path, synthetic_corpus: Corpus, tmp_path: Path) -> None:
+    """Two models that differ in the seed alone, scored together: rows and files of both, baselines once."""
+    other = tmp_path / "other"
+    shutil.copytree(runs / "new", other)
+    for path in (other / "animal03").glob("*/provenance.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 1}))
+    command = ["evaluate", str(runs / "new"), str(other), "--corpus", str(synthetic_corpus.path)]
+    assert main([*command, "--subjects", "animal03", "--tasks", "choice", "--out", str(tmp_path / "out")]) == 0
+    table = read_results(tmp_path / "out")[0]
+    assert set(table[table["kind"] == "model"]["seed"]) == {0, 1}
+    assert not table.duplicated(["task", "model", "seed", "metric"]).any()
+    names = sorted(path.name for path in (tmp_path / "out" / "predictions").glob("*tiny_adapter*"))
+    assert [name[-6:] for name in names] == ["s0.npz", "s1.npz"]
+    same = ["evaluate", str(runs / "new"), str(runs / "new"), "--corpus", str(synthetic_corpus.path)]
+    assert main([*same, "--subjects", "animal03", "--tasks", "choice", "--out", str(tmp_path / "twice")]) == 2
 
 
 def test_two_evaluations_agree_bit_for_bit(runs: Path, synthetic_corpus: Corpus, tmp_path: Path) -> None:

@@ -49,14 +49,13 @@ def test_what_is_hidden_is_what_was_asked(world: Any) -> None:
     assert embedding.structure.all()
     assert not embedding.bins.any()
     units = np.array([True, False, False, True])
-    for only_spikes in (False, True):
-        cosmooth = hide_units(units, only_spikes=only_spikes)(shape)
-        assert cosmooth.units.tolist() == units.tolist()
-        assert not cosmooth.bins.any()
-        assert cosmooth.covariates.all() == cosmooth.structure.all() == only_spikes
-        assert cosmooth.covariates.any() == only_spikes
-        assert cosmooth.spikes_predicted
-        assert not cosmooth.covariates_predicted
+    cosmooth = hide_units(units)(shape)
+    assert cosmooth.units.tolist() == units.tolist()
+    assert not cosmooth.bins.any()
+    assert not cosmooth.covariates.any()
+    assert not cosmooth.structure.any()
+    assert cosmooth.spikes_predicted
+    assert not cosmooth.covariates_predicted
 
 
 @pytest.mark.parametrize(("bins", "known"), [(10, 8), (11, 8), (4, 3), (5, 4), (25, 20)])

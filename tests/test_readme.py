@@ -6,9 +6,11 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from foundation.__main__ import OVERRIDE, build_parser
+from foundation.__main__ import OVERRIDE, build_parser, main
+from foundation.corpus import Corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -51,3 +53,18 @@ def test_set_up_is_two_commands() -> None:
 
 def test_nothing_is_left_to_fill_in() -> None:
     assert not re.search(r"\b(DEMO_OUTPUT|RESULTS|TODO|TBD)\b", README)
+
+
+def test_your_own_recording_is_one_file(tmp_path: Path) -> None:
+    """The README's `np.savez` line and the command behind it, as they stand."""
+    code = next(block for language, block in BLOCKS if language == "python" and "np.savez" in block)
+    start = np.arange(0, 60, 3.0)
+    rng = np.random.default_rng(0)
+    names = {"np": np, "t": np.sort(rng.uniform(0, 60, 4000)), "u": rng.integers(0, 8, 4000)}
+    names |= {"a": start, "b": start + 2, "c": rng.integers(0, 2, len(start))}
+    exec(code.replace('"mine.npz"', repr(str(tmp_path / "mine.npz"))), names)
+    assert main(["prepare", "arrays", "--source", str(tmp_path / "mine.npz"), "--out", str(tmp_path / "corpus")]) == 0
+    (recording,) = Corpus.open(tmp_path / "corpus")
+    assert recording.info.subject_id == "mouse1"
+    assert len(recording.trials) == len(start)
+    assert set(recording.covariates) == {"choice"}
