@@ -85,13 +85,6 @@ def best_model(run: Path) -> FoundationModel:
     return FoundationModel.from_pretrained(run / "checkpoints" / _name(step) / "model")
 
 
-def finish_run(run: Path) -> Path:
-    """Copy the best model to `run/model` and return that folder."""
-    model = best_model(run)
-    save_folder(run / "model", model.save_pretrained)
-    return run / "model"
-
-
 def load_model(path: str | Path) -> FoundationModel:
     """A model from a model folder, or the best one of a run folder.
 

@@ -6,7 +6,6 @@ covariates. Which loss is made of them is the business of `foundation.objectives
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -14,14 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import cached_file
 
+from foundation import sidecars
 from foundation.adapters import (
     NUM_LAGS,
     Adapters,
@@ -34,7 +31,6 @@ from foundation.adapters import (
     log_rates,
 )
 from foundation.channels import Channel, channel_slices
-from foundation.corpus import write_atomic
 from foundation.masking import Masks
 from foundation.recording import CovariateSpec
 from foundation.sampling import STRUCTURE, Batch
@@ -159,8 +155,10 @@ class FoundationModel(PreTrainedModel):
         )
         self.log_temperature = nn.Parameter(torch.empty(2), requires_grad=shape.learn_temperature)
         self.provenance: dict[str, Any] = {"pretraining_subjects": [], "adapted": {}}
-        # Convex read-outs of adapted sessions, named arrays by recording id (foundation.readout makes and reads them).
+        # Convex read-outs of sessions, named arrays by recording id (foundation.readout makes and reads them), and the
+        # prior over their weights that the pretraining units teach (foundation.encoding).
         self.readouts: dict[str, dict[str, torch.Tensor]] = {}
+        self.population: dict[str, torch.Tensor] = {}
         self.post_init()
 
     @classmethod
@@ -382,16 +380,7 @@ class FoundationModel(PreTrainedModel):
         """Write config, safetensors and sidecars into a folder."""
         folder = Path(save_directory)
         super().save_pretrained(folder, *args, **kwargs)
-        self.adapters.units.to_parquet(folder / "units.parquet", index=False)
-        self.adapters.sessions.to_parquet(folder / "sessions.parquet", index=False)
-        index = {key: k for k, key in enumerate(self.adapters.sessions["recording_id"])}
-        flat = {
-            f"{index[key]}/{name}": array.contiguous()
-            for key, arrays in self.readouts.items()
-            for name, array in arrays.items()
-        }
-        save_file(flat, folder / "readouts.safetensors")
-        write_atomic(folder / "provenance.json", json.dumps(self.provenance, indent=1, sort_keys=True).encode())
+        sidecars.save(folder, self.adapters, self.readouts, self.population, self.provenance)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> FoundationModel:
@@ -405,22 +394,8 @@ class FoundationModel(PreTrainedModel):
         for parameter in model.parameters():
             # Views of the file start at any byte, and kernels round by alignment: copied, outputs stay bit-identical.
             parameter.data = parameter.data.clone()
-        model.adapters.set_names(
-            *(pd.read_parquet(_sidecar(path, f"{name}.parquet")) for name in ("units", "sessions"))
-        )
-        model.provenance = json.loads(_sidecar(path, "provenance.json").read_text())
-        sessions = model.adapters.sessions["recording_id"].tolist()
-        for key, array in load_file(_sidecar(path, "readouts.safetensors")).items():
-            index, name = key.split("/", 1)
-            model.readouts.setdefault(sessions[int(index)], {})[name] = array
+        model.readouts, model.population, model.provenance = sidecars.load(path, model.adapters)
         return model
-
-
-def _sidecar(path: str, name: str) -> Path:
-    found = cached_file(path, name)
-    if found is None:
-        raise ValueError(f"{path}: no {name} beside the weights; save the model again with save_pretrained")
-    return Path(found)
 
 
 def channel_to_dict(channel: Channel) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import torch
 
 import foundation
 from foundation.channels import find_channels, pretraining_subjects
-from foundation.checkpoint import RunError, finish_run
+from foundation.checkpoint import RunError, best_model, save_folder
 from foundation.config import Config, dump_config
 from foundation.corpus import Corpus, manifest_hash, write_atomic
+from foundation.encoding import learn_population
 from foundation.model import FoundationModel
 from foundation.sampling import WindowReader
 from foundation.splits import session_roles
@@ -56,10 +57,14 @@ def pretrain(config: Config) -> Path:
         accelerator=accelerator,
         label=f"pretrain {config.name}",
     )
-    if accelerator.is_main_process:
-        finish_run(folder)
+    # The others need not wait for the rest, and a collective would not wait for ever.
+    is_main = accelerator.is_main_process
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    if is_main:
+        best = best_model(folder)
+        learn_population(best, data, shown=True)
+        save_folder(folder / "model", best.save_pretrained)
     return folder / "model"
 
 

@@ -11,23 +11,28 @@ from tqdm import tqdm
 class Progress:
     """A bar with rate and time left on a terminal, plain lines elsewhere; silent off the main process."""
 
-    def __init__(self, label: str, start: int, total: int, shown: bool) -> None:
-        self.label, self.total, self.shown = label, total, shown
+    def __init__(self, label: str, start: int, total: int, shown: bool, unit: str = "step") -> None:
+        self.label, self.total, self.shown, self.unit = label, total, shown, unit
+        self.step = start
         self.bar = None
         self.begun, self.start, self.last_line = time.perf_counter(), start, time.perf_counter()
         if shown and sys.stderr.isatty():
-            self.bar = tqdm(total=total, initial=start, desc=label, unit="step", dynamic_ncols=True)
+            self.bar = tqdm(total=total, initial=start, desc=label, unit=unit, dynamic_ncols=True)
 
-    def update(self, step: int, loss: float, windows_per_s: float) -> None:
-        """Show the state after a step."""
+    def update(self, **numbers: str) -> None:
+        """One more is done; show it with some numbers."""
+        self.step += 1
         if self.bar is not None:
-            self.bar.set_postfix(loss=f"{loss:.4f}", windows_per_s=f"{windows_per_s:.0f}", refresh=False)
+            self.bar.set_postfix(numbers, refresh=False)
             self.bar.update(1)
-        elif self.shown and (step == self.total or time.perf_counter() - self.last_line > 10):
+        elif self.shown and (self.step == self.total or time.perf_counter() - self.last_line > 10):
             self.last_line = time.perf_counter()
-            left = (self.last_line - self.begun) / max(1, step - self.start) * (self.total - step)
-            rate = f"{windows_per_s:.0f} windows/s, {left:.0f} s left"
-            print(f"{self.label}: step {step}/{self.total}, loss {loss:.4f}, {rate}", file=sys.stderr, flush=True)
+            left = (self.last_line - self.begun) / max(1, self.step - self.start) * (self.total - self.step)
+            parts = [
+                f"{self.unit} {self.step}/{self.total}",
+                *(f"{k.replace('_', ' ')} {v}" for k, v in numbers.items()),
+            ]
+            print(f"{self.label}: {', '.join(parts)}, {left:.0f} s left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the bar."""

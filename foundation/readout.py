@@ -1,14 +1,14 @@
-"""The read-out of an adapted session once more, as a convex problem on the frozen trunk.
+"""The read-out of an adapted session once more, as convex problems on the frozen trunk.
 
 After gradient adaptation, each unit's log-rate is fitted per question by Poisson ridge regression:
 
-    encode      on the trunk states that hidden spikes leave, a slow drift, and a linear basis of the task
-    cosmooth    the same again as an offset, plus states that see the other units, and those units' lagged counts
+    encode      on the trunk states that hidden spikes leave, drift and the task (`foundation.encoding`)
+    cosmooth    with that as an offset, on states that see the other units, drift, and those units' lagged counts
     forecast    on states that see the known bins, drift, and recent rates of the population and of the unit itself
 
-States enter through the second moment of the pretrained read-out rows, which makes the ridge a Gaussian prior learned
-from the pretraining animals. Penalty and the weight of the average with the gradient's own read-out are chosen per
-session on validation trials; test trials are never touched.
+In the last two, states enter through the second moment of the pretrained read-out rows, which makes the ridge a
+Gaussian prior learned from the pretraining animals; penalty and the weight of the average with the gradient's own
+read-out are chosen per session on validation trials. Test trials are never touched.
 """
 
 from __future__ import annotations
@@ -18,24 +18,21 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-import torch
 
+from foundation.encoding import as_tensors, encoding_log_rates, fit_encoding
 from foundation.model import LOG_RATE_RANGE, FoundationModel
 from foundation.poisson_ridge import SharedCurvature, fit_poisson_ridge
 from foundation.predict import Answer, Hide, answers, hide_future, hide_spikes, hide_units
 from foundation.readout_features import NUM_COSINES, SessionFeatures
 from foundation.sampling import Window, WindowReader
 from foundation.training_data import TrainingData
+from foundation.weight_prior import TOLERANCE
 
 Question = Literal["encode", "cosmooth", "forecast"]
 # Forecasting is fitted with this share of each window known.
 KNOWN_SHARE = 0.8
 # Prior standard deviation of the drift relative to that of the states.
 DRIFT_SIZE = 4.0
-# The same of a standardized column of the task basis: it only mends what the states miss.
-TASK_SIZE = 0.3
-# A fit ends when a step gains less than this share of a nat per spike: far below what a validation trial can tell.
-_TOLERANCE = 1e-5
 MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -45,8 +42,8 @@ class ReadoutConfig:
 
     Attributes:
         enabled: Whether to fit it.
-        penalties: Grid of the ridge penalty.
-        coupling_penalties: The same for co-smoothing.
+        penalties: Grid of the ridge penalty of forecasting.
+        coupling_penalties: The same of co-smoothing.
         components: Principal components of the session's spikes that co-smoothing reads, at most.
         history_components: The same for forecasting.
         groups: To fit co-smoothing, units are hidden in this many groups.
@@ -88,7 +85,7 @@ def fit_readouts(model: FoundationModel, data: TrainingData, config: ReadoutConf
     for recording_id, train in data.train.items():
         fit = _Fit(model, data.reader, recording_id, train, data.val[recording_id] or train, config, prior)
         arrays = fit.run()
-        model.readouts[recording_id] = {k: torch.from_numpy(np.asarray(v, np.float32)) for k, v in arrays.items()}
+        model.readouts[recording_id] = as_tensors(arrays)
 
 
 def log_rates(
@@ -108,15 +105,18 @@ def log_rates(
         hide: What is hidden; by default as the question says (for `cosmooth` it has to be given).
     """
     hide = hide or {"encode": hide_spikes, "forecast": hide_future(KNOWN_SHARE)}[question]
-    stored = model.readouts.get(windows[0].recording_id)
-    if stored is None:
+    stored = model.readouts.get(windows[0].recording_id, {})
+    if f"{question}.weights" not in stored:
         yield from (answer.log_rates for answer in answers(model, reader, windows, hide))
         return
     arrays = {key: value.double().numpy() for key, value in stored.items()}
+    if question == "encode":
+        yield from encoding_log_rates(model, reader, windows, arrays)
+        return
     features = SessionFeatures.of_arrays(model, reader, windows[0].recording_id, arrays)
     offsets: Iterator[np.ndarray | float] = iter([0.0] * len(windows))
     if question == "cosmooth":
-        offsets = log_rates(model, reader, windows, "encode")
+        offsets = encoding_log_rates(model, reader, windows, arrays)
     mix = float(arrays[f"{question}.mix"])
     for answer, offset in zip(answers(model, reader, windows, hide), offsets):
         convex = offset + _apply(features, question, answer, arrays)
@@ -160,19 +160,16 @@ class _Fit:
     ) -> None:
         self.model, self.reader, self.config = model, reader, config
         self.windows = (train, val)
-        self.features = SessionFeatures.fit(
-            model, reader, recording_id, train, prior, config.components, config.history_components
-        )
-        self.arrays: dict[str, np.ndarray] = dict(self.features.arrays)
+        self.arrays = fit_encoding(model, reader, recording_id, train)
+        self.features = SessionFeatures.of_arrays(model, reader, recording_id, self.arrays)
+        self.features.add_axes(train, prior, config.components, config.history_components)
         self.num_units = len(self.features.center)
 
     def run(self) -> dict[str, np.ndarray]:
-        """All questions, in order: co-smoothing starts from encoding."""
-        everyone = np.arange(self.num_units)
-        self.fit("encode", [(everyone, hide_spikes)])
-        encoded = [list(log_rates_of(self.features, self.model, self.reader, w, self.arrays)) for w in self.windows]
+        """Both questions; co-smoothing starts from encoding."""
+        encoded = [list(encoding_log_rates(self.model, self.reader, w, self.arrays)) for w in self.windows]
         self.fit("cosmooth", list(self.groups()), encoded)
-        self.fit("forecast", [(everyone, hide_future(KNOWN_SHARE))])
+        self.fit("forecast", [(np.arange(self.num_units), hide_future(KNOWN_SHARE))])
         return self.arrays
 
     def groups(self) -> Iterator[tuple[np.ndarray, Hide]]:
@@ -231,9 +228,7 @@ class _Fit:
         if f"{question}.mean" in self.arrays:
             return
         self.arrays[f"{question}.mean"] = train.shared.mean(axis=0)
-        self.arrays[f"{question}.scale"] = _scales(
-            question, train.shared, self.features.num_states, self.features.task_sizes(self.windows[0][0])
-        )
+        self.arrays[f"{question}.scale"] = _scales(question, train.shared, self.features.num_states)
         if question == "forecast":
             self.arrays["forecast.own_mean"] = train.own.mean(axis=0)
             self.arrays["forecast.own_scale"] = np.maximum(train.own.std(axis=0), 1e-6)
@@ -263,7 +258,7 @@ class _Fit:
                     offset=train.offset,
                     penalized=free,
                     init=start,
-                    tolerance=_TOLERANCE,
+                    tolerance=TOLERANCE,
                     curvature=curvature,
                 )
                 yield {"constant": start[:1], "weights": start[1:]}
@@ -275,7 +270,7 @@ class _Fit:
         for penalty in penalties:
             for u, design in enumerate(designs):
                 starts[u] = fit_poisson_ridge(
-                    design, train.counts[:, u : u + 1], penalty, penalized=free, init=starts[u], tolerance=_TOLERANCE
+                    design, train.counts[:, u : u + 1], penalty, penalized=free, init=starts[u], tolerance=TOLERANCE
                 )
             stacked = np.concatenate([w for w in starts if w is not None], axis=1)
             yield {"constant": stacked[:1], "weights": stacked[1:num_shared], "own_weights": stacked[num_shared:]}
@@ -288,21 +283,7 @@ class _Fit:
         return np.asarray(out)
 
 
-def log_rates_of(
-    features: SessionFeatures,
-    model: FoundationModel,
-    reader: WindowReader,
-    windows: list[Window],
-    arrays: dict[str, np.ndarray],
-) -> Iterator[np.ndarray]:
-    """Encoding log-rates `(T, N)` of windows by a fit that is not part of the model yet."""
-    mix = float(arrays["encode.mix"])
-    for answer in answers(model, reader, windows, hide_spikes):
-        convex = _apply(features, "encode", answer, arrays)
-        yield np.clip(mix * answer.log_rates + (1 - mix) * convex, *LOG_RATE_RANGE)
-
-
-def _scales(question: Question, features: np.ndarray, num_states: int, task_sizes: np.ndarray) -> np.ndarray:
+def _scales(question: Question, features: np.ndarray, num_states: int) -> np.ndarray:
     """What features are divided by: one number per block, since sizes within a block are its prior.
 
     Lagged counts are standardized per unit already, and their axes are orthogonal, so a ridge on them is one on units.
@@ -313,9 +294,6 @@ def _scales(question: Question, features: np.ndarray, num_states: int, task_size
     drift = slice(num_states, num_states + NUM_COSINES)
     # Slow drift is common and large: its prior is wide.
     scale[drift] = deviation[drift].max() / DRIFT_SIZE + 1e-9
-    if question == "encode":
-        columns = deviation[drift.stop :]
-        scale[drift.stop :] = np.where(columns > 1e-9, columns, np.inf) / (TASK_SIZE * task_sizes)
     if question == "forecast":
         scale[drift.stop :] = deviation[drift.stop :].max() / 2 + 1e-9
     return scale

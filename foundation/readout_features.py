@@ -32,43 +32,29 @@ class SessionFeatures:
     Attributes:
         recording: The session.
         center: `(N,)` mean square root of the counts.
+        num_states: D.
         bin_size_s: Seconds.
-        arrays: `prior (D, D)`; `span (2,)` seconds of the train trials; `length (2,)` longest window and whether many
-            are cut off there; `spread (N,)` of the root counts; `components (N, K)` and `history (N, H)` axes.
+        arrays: `span (2,)` seconds of the train trials; `length (2,)` of the task's columns (`TaskBasis.length_of`);
+            and, where `add_axes` was called, `prior (D, D)`, `spread (N,)` of the root counts, `components (N, K)` and
+            `history (N, H)` axes.
         reader: Opens the session.
     """
 
     recording: Recording
     center: np.ndarray
+    num_states: int
     bin_size_s: float
     arrays: dict[str, np.ndarray]
     reader: WindowReader
 
     @classmethod
-    def fit(
-        cls,
-        model: FoundationModel,
-        reader: WindowReader,
-        recording_id: str,
-        train: list[Window],
-        prior: np.ndarray,
-        num_components: int,
-        num_history: int,
+    def of_windows(
+        cls, model: FoundationModel, reader: WindowReader, recording_id: str, train: list[Window], length: np.ndarray
     ) -> SessionFeatures:
-        """Principal axes of the train windows, of single bins and of whole-window means."""
-        features = cls.of_arrays(model, reader, recording_id, {"prior": prior})
+        """What encoding needs: the span of the train windows, and the `length` that the task's columns are made for."""
+        features = cls.of_arrays(model, reader, recording_id, {"length": length})
         bounds = stretches(features.recording)[[window.row for window in train]]
-        roots = [np.sqrt(features.counts(window)) - features.center for window in train]
-        basis = TaskBasis.of(model.channels, reader.bin_size_s, np.array([window.num_bins for window in train]))
-        spread = np.maximum(np.concatenate(roots).std(axis=0), 1e-3)
-        roots = [root / spread for root in roots]
-        features.arrays |= {
-            "length": np.array([basis.longest_s, float(basis.is_cut)]),
-            "span": np.array([bounds[:, 0].min(), bounds[:, 1].max()]),
-            "spread": spread,
-            "components": _axes(np.concatenate(roots), num_components),
-            "history": _axes(np.stack([root.mean(axis=0) for root in roots]), num_history),
-        }
+        features.arrays["span"] = np.array([bounds[:, 0].min(), bounds[:, 1].max()])
         return features
 
     @classmethod
@@ -77,12 +63,26 @@ class SessionFeatures:
     ) -> SessionFeatures:
         """Features of a session whose arrays are known."""
         center = model.adapters.rows(recording_id).center.double().cpu().numpy()
-        return cls(reader.recording(recording_id), center, reader.bin_size_s, arrays, reader)
+        return cls(reader.recording(recording_id), center, model.shape.width, reader.bin_size_s, arrays, reader)
 
-    @property
-    def num_states(self) -> int:
-        """D."""
-        return len(self.arrays["prior"])
+    def add_axes(self, train: list[Window], prior: np.ndarray, num_components: int, num_history: int) -> None:
+        """What co-smoothing and forecasting need: principal axes of single bins and of window means, and a prior.
+
+        Args:
+            train: Train windows.
+            prior: `(D, D)` root of a prior covariance of the weights of states.
+            num_components: Axes of bins, at most.
+            num_history: Axes of window means, at most.
+        """
+        roots = [np.sqrt(self.counts(window)) - self.center for window in train]
+        spread = np.maximum(np.concatenate(roots).std(axis=0), 1e-3)
+        roots = [root / spread for root in roots]
+        self.arrays |= {
+            "prior": prior,
+            "spread": spread,
+            "components": _axes(np.concatenate(roots), num_components),
+            "history": _axes(np.stack([root.mean(axis=0) for root in roots]), num_history),
+        }
 
     def counts(self, window: Window) -> np.ndarray:
         """`(T, N)` counts of a window, float64."""
@@ -90,15 +90,15 @@ class SessionFeatures:
 
     def shared(self, question: str, answer: Answer) -> np.ndarray:
         """`(T, F)` features that all units share: states and drift, and for two questions visible spikes."""
-        parts = [answer.states.astype(float) @ self.arrays["prior"], self.drift(answer.window)]
+        states, drift = answer.states.astype(float), self.drift(answer.window)
         if question == "encode":
-            parts.append(self.task(answer.window))
-        elif question == "cosmooth":
-            parts.append(_lagged(self.visible(answer) @ self.arrays["components"]))
-        elif question == "forecast":
+            return np.concatenate([states, drift, self.task(answer.window)], axis=1)
+        if question == "cosmooth":
+            spikes = _lagged(self.visible(answer) @ self.arrays["components"])
+        else:
             recent = [mean @ self.arrays["history"] for mean in self.known(answer)]
-            parts.append(np.repeat(np.concatenate(recent)[None], answer.window.num_bins, axis=0))
-        return np.concatenate(parts, axis=1)
+            spikes = np.repeat(np.concatenate(recent)[None], answer.window.num_bins, axis=0)
+        return np.concatenate([states @ self.arrays["prior"], drift, spikes], axis=1)
 
     def task(self, window: Window) -> np.ndarray:
         """`(T, B)` columns of the task basis."""

@@ -6,12 +6,13 @@ window at a time; nothing here is fitted and no spike is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from foundation.channels import Channel, channel_slices
-from foundation.sampling import STRUCTURE
+from foundation.sampling import STRUCTURE, Window
 
 # Lags, in bins, of the windows in which events are counted: fine at first, then ever wider (to 400 ms at 20 ms).
 EVENT_WINDOWS = ((0, 0), (1, 1), (2, 2), (3, 3), (4, 5), (6, 8), (9, 13), (14, 20))
@@ -48,12 +49,12 @@ class TaskBasis:
     longest_s: float
     is_cut: bool
 
-    @classmethod
-    def of(cls, channels: list[Channel], bin_size_s: float, num_bins: np.ndarray) -> TaskBasis:
-        """From the numbers of bins `(W,)` of the train windows."""
-        longest = int(num_bins.max())
-        share = float((num_bins == longest).mean())
-        return cls(channels, bin_size_s, longest * bin_size_s, 0.05 < share < 0.95)
+    @staticmethod
+    def length_of(windows: Sequence[Window], bin_size_s: float) -> np.ndarray:
+        """`(2,)` `longest_s` and `is_cut` (0 or 1) of some train windows."""
+        bins = np.array([window.num_bins for window in windows])
+        longest = int(bins.max())
+        return np.array([longest * bin_size_s, float(0.05 < np.mean(bins == longest) < 0.95)])
 
     def blocks(
         self, covariates: np.ndarray, observed: np.ndarray, structure: np.ndarray

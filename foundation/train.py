@@ -221,7 +221,7 @@ class _Loop:
             speed = trained / (time.perf_counter() - begun)
             if (step + 1) % self.train.log_every == 0 or step + 1 == steps:
                 self.write({"step": step + 1, "split": "train", **losses.terms})
-            progress.update(step + 1, losses.terms["loss"], speed)
+            progress.update(loss=f"{losses.terms['loss']:.4f}", windows_per_s=f"{speed:.0f}")
             if (step + 1) % self.train.val_every == 0 or step + 1 == steps:
                 self.sampler.step = step + 1
                 self.validate(step + 1, speed)

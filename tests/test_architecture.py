@@ -16,10 +16,17 @@ PACKAGES = ("foundation", "data_recipes", "eval", "benchmarks")
 # From the ground up. A module imports modules of the layers before its own; only a package also imports itself.
 LAYERS = [
     ["foundation", "foundation.recording"],
-    ["foundation.corpus", "foundation.binning", "foundation.splits", "foundation.poisson_ridge"],
+    [
+        "foundation.corpus",
+        "foundation.binning",
+        "foundation.splits",
+        "foundation.poisson_ridge",
+        "foundation.linear_decoders",
+    ],
     ["foundation.channels"],
     ["foundation.sampling"],
-    ["foundation.masking", "foundation.adapters", "foundation.trunk"],
+    ["foundation.masking", "foundation.adapters", "foundation.trunk", "foundation.weight_prior"],
+    ["foundation.sidecars"],
     ["foundation.model"],
     ["foundation.objectives", "foundation.optim", "foundation.checkpoint", "foundation.predict"],
     [
@@ -30,8 +37,10 @@ LAYERS = [
         "foundation.task_basis",
     ],
     ["foundation.train"],
-    ["foundation.readout_features"],
-    ["foundation.readout"],
+    ["foundation.readout_features", "foundation.decoding_features"],
+    ["foundation.encoding"],
+    ["foundation.readout", "foundation.decoder"],
+    ["foundation.decoding"],
     ["foundation.finetune"],
     ["foundation.config"],
     ["foundation.pretrain"],

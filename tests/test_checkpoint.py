@@ -13,7 +13,6 @@ from foundation.checkpoint import (
     MetricsLog,
     RunError,
     best_model,
-    finish_run,
     last_checkpoint,
     load_model,
     save_checkpoint,
@@ -103,8 +102,8 @@ def test_models_are_found_in_their_folders(world: Any, tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, marked(world, 1), {}, is_best=True)
     save_checkpoint(tmp_path, 2, marked(world, 2), {}, is_best=False)
     assert mark(load_model(tmp_path)) == 1
-    assert finish_run(tmp_path) == tmp_path / "model"
-    assert mark(load_model(tmp_path / "model")) == mark(load_model(tmp_path)) == 1
+    marked(world, 3).save_pretrained(tmp_path / "model")
+    assert mark(load_model(tmp_path / "model")) == mark(load_model(tmp_path)) == 3
 
 
 def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:

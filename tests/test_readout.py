@@ -74,16 +74,6 @@ def gap_to_scikit_learn(
     return (objective(x, y, offset, constant, w, penalty) - best) / max(1.0, y.sum())
 
 
-def test_encoding_equals_a_direct_fit(model: FoundationModel, data: TrainingData) -> None:
-    arrays = arrays_of(model)
-    x, counts, _ = design(model, data, data.train[KEY], "encode", hide_spikes)
-    for unit in range(0, counts.shape[1], 4):
-        weights = arrays["encode.weights"][:, unit]
-        constant, penalty = float(arrays["encode.constant"][0, unit]), float(arrays["encode.penalty"])
-        gap = gap_to_scikit_learn(x, counts[:, unit], np.zeros(len(x)), constant, weights, penalty)
-        assert abs(gap) < 1e-3
-
-
 def test_cosmoothing_equals_a_direct_fit_on_the_encoding(model: FoundationModel, data: TrainingData) -> None:
     arrays, num_units = arrays_of(model), len(model.adapters.units)
     offset = np.concatenate(list(log_rates(model, data.reader, data.train[KEY], "encode")))
@@ -102,18 +92,31 @@ def test_cosmoothing_equals_a_direct_fit_on_the_encoding(model: FoundationModel,
 
 def test_penalty_and_mix_are_the_best_on_validation_trials(model: FoundationModel, data: TrainingData) -> None:
     arrays = arrays_of(model)
-    x, counts, gradient = design(model, data, data.val[KEY], "encode", hide_spikes)
-    convex = np.clip(arrays["encode.constant"] + x @ arrays["encode.weights"], *LOG_RATE_RANGE)
-    scores = []
-    for mix in MIXES:
-        rate = np.clip(mix * gradient + (1 - mix) * convex, *LOG_RATE_RANGE)
-        scores.append(float((counts * rate - np.exp(rate)).sum()))
-    assert float(arrays["encode.mix"]) == MIXES[int(np.argmax(scores))]
-    assert float(arrays["encode.penalty"]) in CONFIG.penalties
-    mix = float(arrays["encode.mix"])
-    expected = np.clip(mix * gradient + (1 - mix) * convex, *LOG_RATE_RANGE)
-    got = np.concatenate(list(log_rates(model, data.reader, data.val[KEY], "encode")))
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+    hide = hide_future(KNOWN_SHARE)
+    features = SessionFeatures.of_arrays(model, data.reader, KEY, arrays)
+    counts, gradient, convex = [], [], []
+    for answer in answers(model, data.reader, data.val[KEY], hide):
+        keep = answer.hidden.all(axis=1)
+        x = (features.shared("forecast", answer) - arrays["forecast.mean"]) / arrays["forecast.scale"]
+        own = (features.own(answer) - arrays["forecast.own_mean"]) / arrays["forecast.own_scale"]
+        rate = arrays["forecast.constant"] + x @ arrays["forecast.weights"]
+        rate = rate + np.einsum("tno,on->tn", own, arrays["forecast.own_weights"])
+        counts.append(features.counts(answer.window)[keep])
+        gradient.append(answer.log_rates[keep])
+        convex.append(np.clip(rate, *LOG_RATE_RANGE)[keep])
+    truth, head, fit = (np.concatenate(parts) for parts in (counts, gradient, convex))
+    mixed = [np.clip(mix * head + (1 - mix) * fit, *LOG_RATE_RANGE) for mix in MIXES]
+    scores = [float((truth * rate - np.exp(rate)).sum()) for rate in mixed]
+    assert float(arrays["forecast.mix"]) == MIXES[int(np.argmax(scores))]
+    assert float(arrays["forecast.penalty"]) in CONFIG.penalties
+    got = [
+        r[a.hidden.all(axis=1)]
+        for r, a in zip(
+            log_rates(model, data.reader, data.val[KEY], "forecast", hide),
+            answers(model, data.reader, data.val[KEY], hide),
+        )
+    ]
+    np.testing.assert_allclose(np.concatenate(got), mixed[int(np.argmax(scores))], atol=1e-5)
 
 
 def test_the_read_out_beats_the_mean_rate_on_validation_trials(model: FoundationModel, data: TrainingData) -> None:
@@ -205,6 +208,7 @@ def test_a_saved_read_out_gives_the_same_predictions(
 
 def test_without_a_convex_read_out_the_model_answers_itself(tiny_run: Path, data: TrainingData, world: Any) -> None:
     base = load_model(tiny_run)
+    base.readouts = {}
     windows = world.data.val["synthetic/animal00_0"][:4]
     direct = list(answers(base, world.reader, windows, hide_spikes))
     for answer, rate in zip(direct, log_rates(base, world.reader, windows, "encode")):
