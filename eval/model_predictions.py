@@ -6,15 +6,14 @@ the trial cut off at the bin in question, so that neither later spikes nor the t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from eval.predictions import LABEL_TASKS, Prediction, traced
 from eval.scoring import FORECAST_KNOWN, cosmooth_folds, target_rows
 from eval.session_view import SessionView
+from foundation.decoder import decoded
 from foundation.model import FoundationModel
-from foundation.predict import Answer, answers, hide_behavior, hide_future, hide_units
+from foundation.predict import hide_future, hide_units
 from foundation.readout import log_rates
 from foundation.sampling import Window, WindowReader
 
@@ -42,20 +41,17 @@ def predict_task(
     if task in ("encode", "cosmooth", "forecast"):
         return _rates(model, reader, view, windows, trials, task, track, name)
     if task in LABEL_TASKS:
-        logits = np.array([_logit(a, task) for a in answers(model, reader, windows, hide_behavior)])
+        logits = np.array([_logit(found[0]) for found in decoded(model, reader, windows, task)])
         return Prediction.of(view, task, name, trial=view.source_trial[trials], logit=logits)
     rows = np.flatnonzero(np.isin(view.trial, trials) & target_rows(view, task))
-    name_of = traced(task) or ""
-    field: str = "logit" if task == "choice_t" else "value"
     if track == "acausal":
-        found = {a.window.row: a.covariates[name_of][:, 0] for a in answers(model, reader, windows, hide_behavior)}
-        values = np.array([found[m][b] for m, b in zip(view.trial[rows], view.bin[rows])])
+        found = dict(zip(trials, decoded(model, reader, windows, traced(task) or "")))
+        values = np.array([found[m][b, 0] for m, b in zip(view.trial[rows], view.bin[rows])])
     else:
-        pick: Callable[[Answer], float] = (
-            (lambda a: _logit(a, "choice")) if task == "choice_t" else (lambda a: float(a.covariates[name_of][-1, 0]))
-        )
         cut = [trial_window(view, recording_id, int(m), int(b) + 1) for m, b in zip(view.trial[rows], view.bin[rows])]
-        values = np.array([pick(a) for a in answers(model, reader, cut, hide_behavior, batch_windows=256)])
+        ends = decoded(model, reader, cut, "choice" if task == "choice_t" else traced(task) or "", causal=True)
+        values = np.array([_logit(end) if task == "choice_t" else end[0] for end in ends])
+    field = "logit" if task == "choice_t" else "value"
     arrays = {"trial": view.source_row_trial[rows], "bin": view.bin[rows], field: values}
     return Prediction.of(view, task, name, track=track, **arrays)
 
@@ -106,7 +102,6 @@ def _rates(
     )
 
 
-def _logit(answer: Answer, name: str) -> float:
-    """Log odds of class 1 for the window's (only) trial."""
-    logits = answer.covariates[name][0]
+def _logit(logits: np.ndarray) -> float:
+    """Log odds of class 1 of two."""
     return float(logits[1] - logits[0])

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 
 from foundation.checkpoint import RunError, load_model, save_folder
 from foundation.corpus import Corpus
+from foundation.decoding import DecodingConfig, fit_decoding
 from foundation.model import FoundationModel
 from foundation.objectives import ObjectiveConfig
 from foundation.optim import OptimConfig
@@ -48,6 +49,7 @@ class FinetuneConfig:
         val_every: Updates between validations.
         patience: Validations without a better one before stopping; 0 never stops early.
         readout: The convex read-out.
+        decoding: The same for behavior, fitted beside it.
     """
 
     tracks: list[Track] = field(default_factory=lambda: ["adapter"])
@@ -61,6 +63,7 @@ class FinetuneConfig:
     val_every: int = 25
     patience: int = 4
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ def adapt(
     )
     if config.readout.enabled:
         fit_readouts(model, data, config.readout, state_prior(model if track == "scratch" else base))
+    if config.decoding.enabled:
+        fit_decoding(model, data, config.decoding)
     model.provenance = _provenance(base, corpus, data, assignment, track, seed, config)
     return model
 

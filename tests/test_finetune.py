@@ -15,6 +15,7 @@ import torch
 from foundation.adapters import SessionPart
 from foundation.checkpoint import RunError, find_adapted, load_model
 from foundation.corpus import Corpus, write_manifest, write_recording
+from foundation.decoding import DecodingConfig
 from foundation.finetune import Assignment, FinetuneConfig, adapt, finetune
 from foundation.masking import MaskingConfig
 from foundation.model import FoundationModel
@@ -33,7 +34,7 @@ READOUT = ReadoutConfig(penalties=[100.0], coupling_penalties=[300.0], component
 QUICK = FinetuneConfig(
     steps=6, full_steps=3, few_shot_steps=6, windows_per_step=16, val_every=3, patience=0, readout=READOUT
 )
-NO_READOUT = replace(QUICK, readout=replace(READOUT, enabled=False))
+NO_READOUT = replace(QUICK, readout=replace(READOUT, enabled=False), decoding=DecodingConfig(enabled=False))
 OBJECTIVE = ObjectiveConfig()
 
 
