@@ -157,19 +157,9 @@ def _kind(name: str) -> Kind:
 
 def _of_rate(view: SessionView, task: str, track: str, name: str, fit: RateFit) -> Baseline:
     rows = view.rows_in("test") & target_rows(view, task)
-    columns = (
-        np.flatnonzero(np.isfinite(fit.rate[rows]).all(axis=0)) if task == "cosmooth" else np.arange(len(view.unit))
-    )
-    prediction = Prediction.of(
-        view,
-        task,
-        name,
-        track=track,
-        trial=view.source_row_trial[rows],
-        bin=view.bin[rows],
-        unit=view.unit[columns],
-        rate=fit.rate[rows][:, columns],
-    )
+    columns = np.flatnonzero(np.isfinite(fit.rate[rows]).all(axis=0)) if task == "cosmooth" else None
+    rate = fit.rate[rows] if columns is None else fit.rate[rows][:, columns]
+    prediction = Prediction.of_rates(view, task, name, rate, rows, columns=columns, track=track)
     return Baseline(prediction, _kind(name), fit.validation_loss)
 
 

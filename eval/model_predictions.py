@@ -90,16 +90,8 @@ def _rates(
         found = np.concatenate(list(log_rates(model, reader, windows, "cosmooth", hide_units(hidden))))
         parts.append(found[:, view.unit[fold.held_out]])
         columns.append(fold.held_out)
-    return Prediction.of(
-        view,
-        task,
-        name,
-        track=track,
-        trial=view.source_row_trial[rows],
-        bin=view.bin[rows],
-        unit=view.unit[np.concatenate(columns)],
-        rate=np.exp(np.concatenate(parts, axis=1)),
-    )
+    rate = np.exp(np.concatenate(parts, axis=1))
+    return Prediction.of_rates(view, task, name, rate, rows, columns=np.concatenate(columns), track=track)
 
 
 def _logit(logits: np.ndarray) -> float:

@@ -94,9 +94,27 @@ class Prediction:
 
     @classmethod
     def of_rates(
-        cls, view: SessionView, task: str, model: str, rate: np.ndarray, rows: np.ndarray, *, track: str = ""
+        cls,
+        view: SessionView,
+        task: str,
+        model: str,
+        rate: np.ndarray,
+        rows: np.ndarray,
+        *,
+        columns: np.ndarray | None = None,
+        track: str = "",
     ) -> Prediction:
-        """Expected counts per bin `(K, U)` for the rows `rows` `(R,)` bool of a view, units in the view's order."""
+        """Expected counts per bin `(K, U)` for the rows `rows` `(R,)` bool of a view, units in the view's order.
+
+        Args:
+            view: The session.
+            task: A task of rates.
+            model: Name of the model.
+            rate: `(K, U)`.
+            rows: `(R,)` bool, K of them true.
+            columns: `(U,)` which of the view's units; all of them by default.
+            track: Of the task.
+        """
         return cls.of(
             view,
             task,
@@ -104,7 +122,7 @@ class Prediction:
             track=track,
             trial=view.source_row_trial[rows],
             bin=view.bin[rows],
-            unit=view.unit,
+            unit=view.unit if columns is None else view.unit[columns],
             rate=rate,
         )
 

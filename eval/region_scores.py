@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix, f1_score, recall_score
+from sklearn.metrics import confusion_matrix
+
+from eval import metrics
 
 NUM_DRAWS = 1000
 
@@ -57,7 +59,7 @@ def score_regions(
     answer = _answers(prediction, session, unit, classes)
     truth = np.searchsorted(classes, region)
     present = np.unique(truth)
-    score = float(f1_score(truth, answer, labels=present, average="macro", zero_division=0))
+    score = metrics.macro_f1(truth, answer)
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(truth), size=(NUM_DRAWS, len(truth)))
     spread = macro_f1_of_draws(truth[draws], answer[draws], present, len(classes))
@@ -70,7 +72,7 @@ def score_regions(
         "macro_f1": score,
         "low": float(np.quantile(spread, 0.025)),
         "high": float(np.quantile(spread, 0.975)),
-        "balanced_accuracy": float(recall_score(truth, answer, labels=present, average="macro", zero_division=0)),
+        "balanced_accuracy": metrics.class_balanced_accuracy(truth, answer),
         "chance": 1 / len(present),
         "null_mean": float(null.mean()),
         "null_95": float(np.quantile(null, 0.95)),
