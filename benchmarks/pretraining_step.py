@@ -33,7 +33,8 @@ from foundation.adapters import RowLayout, SessionPart
 from foundation.channels import Channel
 from foundation.corpus import Corpus
 from foundation.masking import MaskingConfig, Masks, draw_masks
-from foundation.model import FoundationModel, ModelConfig
+from foundation.model import FoundationModel
+from foundation.model_config import ModelConfig
 from foundation.objectives import ObjectiveConfig
 from foundation.optim import OptimConfig
 from foundation.recording import CovariateSpec

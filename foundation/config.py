@@ -19,7 +19,7 @@ import yaml
 
 from foundation.channels import DataConfig
 from foundation.finetune import FinetuneConfig
-from foundation.model import ModelConfig
+from foundation.model_config import ModelConfig
 from foundation.objectives import ObjectiveConfig
 from foundation.optim import OptimConfig
 from foundation.train import TrainConfig

@@ -10,12 +10,12 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 
 from foundation import sidecars
@@ -32,7 +32,7 @@ from foundation.adapters import (
 )
 from foundation.channels import Channel, channel_slices
 from foundation.masking import Masks
-from foundation.recording import CovariateSpec
+from foundation.model_config import FoundationConfig, ModelConfig, channel_from_dict, channel_to_dict
 from foundation.sampling import STRUCTURE, Batch
 from foundation.trunk import Trunk
 
@@ -40,71 +40,6 @@ from foundation.trunk import Trunk
 # a random projection.
 READ_IN_STD, READ_OUT_STD, PRIVATE_IN_STD, SESSION_STD = 0.05, 0.01, 0.1, 0.01
 LOG_RATE_RANGE = (-14.0, 5.0)
-
-
-@dataclass
-class ModelConfig:
-    """Size and layout of a model.
-
-    Attributes:
-        width: D.
-        depth: Blocks.
-        heads: Attention heads.
-        feed_forward: Hidden width of the feed-forward part.
-        dropout: On the residual branches.
-        layout: `fused`: one token per bin, the sum of its modalities. `interleaved`: one per modality and bin (NEDS).
-        private_rank: P, rank of the couplings between a session's own units.
-        embedding: E, size of a contrastive embedding.
-        temperature: Of the contrastive similarity.
-        learn_temperature: Train it.
-    """
-
-    width: int = 64
-    depth: int = 2
-    heads: int = 4
-    feed_forward: int = 256
-    dropout: float = 0.0
-    layout: Literal["fused", "interleaved"] = "fused"
-    private_rank: int = 8
-    embedding: int = 16
-    temperature: float = 0.1
-    learn_temperature: bool = False
-
-    def __post_init__(self) -> None:
-        """Reject a layout that does not exist, and sizes that no tensor has."""
-        if self.layout not in ("fused", "interleaved"):
-            raise ValueError(f"model.layout is {self.layout!r}, expected 'fused' or 'interleaved'")
-        for name in ("width", "depth", "heads", "feed_forward", "private_rank", "embedding"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}, expected at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout is {self.dropout}, expected a number from 0 to below 1")
-        if not self.temperature > 0:
-            raise ValueError(f"model.temperature is {self.temperature}, expected a positive number")
-
-
-class FoundationConfig(PretrainedConfig):
-    """Everything needed to build the model's tensors; names of units and sessions are in sidecars."""
-
-    model_type = "foundation"
-
-    def __init__(
-        self,
-        model: dict[str, Any] | None = None,
-        channels: list[dict[str, Any]] | None = None,
-        bin_size_s: float = 0.02,
-        window_s: float = 2.0,
-        num_units: int = 0,
-        num_sessions: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        self.model = model or asdict(ModelConfig())
-        self.channels = channels or []
-        self.bin_size_s = bin_size_s
-        self.window_s = window_s
-        self.num_units = num_units
-        self.num_sessions = num_sessions
-        super().__init__(**kwargs)
 
 
 @dataclass
@@ -396,17 +331,6 @@ class FoundationModel(PreTrainedModel):
             parameter.data = parameter.data.clone()
         model.readouts, model.population, model.provenance = sidecars.load(path, model.adapters)
         return model
-
-
-def channel_to_dict(channel: Channel) -> dict[str, Any]:
-    """A channel as JSON."""
-    return asdict(channel)
-
-
-def channel_from_dict(raw: dict[str, Any]) -> Channel:
-    """A channel from JSON."""
-    known = {**raw, "spec": CovariateSpec(**raw["spec"]), "mean": tuple(raw["mean"]), "std": tuple(raw["std"])}
-    return Channel(**known)
 
 
 AutoConfig.register("foundation", FoundationConfig)

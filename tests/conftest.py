@@ -111,7 +111,8 @@ class World:
 
     def model(self, seed: int = 0, sessions: list[str] | None = None, **shape: Any) -> Any:
         """A fresh model of width 16 with rows for the sessions (default: all)."""
-        from foundation.model import FoundationModel, ModelConfig
+        from foundation.model import FoundationModel
+        from foundation.model_config import ModelConfig
         from foundation.training_data import add_sessions
 
         small = ModelConfig(**{"width": 16, "depth": 1, "heads": 2, "feed_forward": 32, "private_rank": 3} | shape)
@@ -161,7 +162,7 @@ def tiny_run(synthetic_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory)
     """Run folder of a small model pretrained for 30 steps on animals 00 to 02; animal03 is held out."""
     from foundation.channels import DataConfig
     from foundation.config import Config
-    from foundation.model import ModelConfig
+    from foundation.model_config import ModelConfig
     from foundation.pretrain import pretrain
     from foundation.train import TrainConfig
 

@@ -26,7 +26,7 @@ LAYERS = [
     ["foundation.channels"],
     ["foundation.sampling"],
     ["foundation.masking", "foundation.adapters", "foundation.trunk", "foundation.weight_prior"],
-    ["foundation.sidecars"],
+    ["foundation.sidecars", "foundation.model_config"],
     ["foundation.model"],
     ["foundation.objectives", "foundation.optim", "foundation.checkpoint", "foundation.predict"],
     [

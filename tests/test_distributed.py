@@ -21,7 +21,8 @@ from foundation.checkpoint import last_checkpoint, load_model
 from foundation.config import Config, dump_config
 from foundation.corpus import Corpus
 from foundation.masking import MaskingConfig, draw_masks
-from foundation.model import FoundationModel, ModelConfig
+from foundation.model import FoundationModel
+from foundation.model_config import ModelConfig
 from foundation.objectives import ObjectiveConfig
 from foundation.objectives.contrastive import ContrastiveConfig
 from foundation.optim import OptimConfig

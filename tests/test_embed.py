@@ -23,7 +23,8 @@ from foundation.config import Config
 from foundation.corpus import Corpus, write_manifest, write_recording
 from foundation.embed import domain_windows, embed, write_embedding
 from foundation.finetune import FinetuneConfig, adapt
-from foundation.model import FoundationModel, ModelConfig
+from foundation.model import FoundationModel
+from foundation.model_config import ModelConfig
 from foundation.objectives import ObjectiveConfig
 from foundation.pretrain import pretrain
 from foundation.readout import ReadoutConfig

@@ -25,7 +25,8 @@ from foundation.checkpoint import RunError, best_model, last_checkpoint, load_mo
 from foundation.config import Config, dump_config
 from foundation.corpus import Corpus
 from foundation.masking import SCHEMES, MaskingConfig, draw_masks
-from foundation.model import FoundationModel, ModelConfig
+from foundation.model import FoundationModel
+from foundation.model_config import ModelConfig
 from foundation.objectives import ObjectiveConfig, joint_loss
 from foundation.objectives.contrastive import ContrastiveConfig
 from foundation.optim import OptimConfig
