@@ -79,7 +79,8 @@ def _summary(results: Path) -> None:
         if len(mine):
             columns = [mine["value"], scratch["value"], mine["baseline_value"], mine["null_value"]]
             _line(task, metric, [float(column.mean()) for column in columns])
-    rows = table[table["task"].str.startswith("region") & (table["metric"] == "macro_f1") & (table["kind"] == "model")]
+    regions = table[table["task"].str.startswith("region") & (table["metric"] == "macro_f1")]
+    rows = regions[regions["model"].str.endswith("/adapter")]
     for task in dict.fromkeys(rows["task"]):
         part = rows[rows["task"] == task]
         values = [float(part[name].mean()) for name in ("value", "baseline_value", "null_value")]

@@ -1,12 +1,12 @@
-"""Regions told from adapter rows: the probe of `eval.probes` on a pretrained model and its adapted animals, as rows.
+"""Regions told from unit embeddings: the probe of `eval.probes` on a pretrained model and its adapted animals, as rows.
 
-The rows of pretraining units come from the pretrained run, those of a held-out animal from the model adapted to it;
-both live on the same trunk. Region labels are read here and nowhere before.
+Vectors of pretraining units come from the pretrained run, those of a held-out animal from the model adapted to it; both
+live on the same trunk. They are fingerprints (`foundation.fingerprint`) where every session has one, with the adapter
+rows beside; else the adapter rows. Region labels are read here and nowhere before.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from eval.adapted import Adapted
@@ -16,6 +16,8 @@ from eval.results import ResultRow
 from eval.unit_features import rate_only, unit_features
 from foundation.checkpoint import load_model
 from foundation.corpus import Corpus
+from foundation.fingerprint import FINGERPRINT
+from foundation.model import FoundationModel
 
 F1 = "macro-F1 over the regions present, one score per animal"
 
@@ -36,21 +38,26 @@ def region_rows(
     if not chosen or path is None:
         return [], []
     pretrained = load_model(path)
-    vectors: dict[str, np.ndarray] = {}
+    owner: dict[str, FoundationModel] = {}
     for model in (pretrained, *(a.model for a in chosen.values())):
-        vectors |= {key: model.unit_embeddings(key) for key in model.adapters.sessions["recording_id"]}
-    units: dict[str, pd.DataFrame] = {key: corpus[key].units for key in vectors}
+        owner |= dict.fromkeys(model.adapters.sessions["recording_id"], model)
+    units: dict[str, pd.DataFrame] = {key: corpus[key].units for key in owner}
     labelled = {key for key, table in units.items() if (table["region"] != "").any()}
     if len({region for key in labelled for region in units[key]["region"]} - {""}) < 2:
         return [], []
     size = pretrained.config.bin_size_s
-    vectors = {key: value for key, value in vectors.items() if key in labelled}
+    owner = {key: model for key, model in owner.items() if key in labelled}
+    vectors = {key: model.adapter_rows(key) for key, model in owner.items()}
+    others = {"activity statistics": {key: unit_features(corpus[key], size)[0] for key in owner}}
+    if all(FINGERPRINT in model.readouts.get(key, {}) for key, model in owner.items()):
+        others = {"adapter rows": vectors} | others
+        vectors = {key: model.unit_embeddings(key) for key, model in owner.items()}
     found = probe_regions(
         vectors,
         {key: units[key] for key in vectors},
         {key: corpus.subjects[key] for key in vectors},
         rates={key: rate_only(corpus[key], size) for key in vectors},
-        baselines={"activity statistics": {key: unit_features(corpus[key], size)[0] for key in vectors}},
+        baselines=others,
         train_subjects=pretrained.provenance["pretraining_subjects"],
         test_subjects=test_subjects,
     )
@@ -60,14 +67,18 @@ def region_rows(
 
 def _rows(scores: pd.DataFrame, adapted: Adapted, corpus: Corpus) -> list[ResultRow]:
     """One row per animal, input, probe and metric; the baseline is the better of its two probes."""
-    names = {"features": (adapted.name, "model"), "activity statistics": ("activity statistics", "baseline")}
+    names = {
+        "features": (adapted.name, "model"),
+        "adapter rows": (f"{adapted.name}, adapter rows", "model"),
+        "activity statistics": ("activity statistics", "baseline"),
+    }
     used = next(iter(adapted.model.provenance["adapted"].values()))
     rows = []
     for (protocol, group, subject), part in scores.groupby(["protocol", "group", "subject"], sort=False):
         for metric, convention in (("macro_f1", F1), ("balanced_accuracy", "mean recall over the regions present")):
             classical = part[part["input"] == "activity statistics"]
             best = classical.sort_values(metric).iloc[-1]
-            permuted = part[part["input"] == "features"]["null_95"].max()
+            permuted = part.groupby("input")["null_95"].max()
             for _, row in part.iterrows():
                 model, kind = names.get(row["input"], (row["input"], "null"))
                 is_model = kind == "model"
@@ -91,7 +102,7 @@ def _rows(scores: pd.DataFrame, adapted: Adapted, corpus: Corpus) -> list[Result
                         baseline=_named("activity statistics", best["probe"]) if is_model else "",
                         baseline_value=float(best[metric]) if is_model else None,
                         null="labels permuted within session, 95th percentile" if has_null else "",
-                        null_value=float(permuted) if has_null else None,
+                        null_value=float(permuted[row["input"]]) if has_null else None,
                     )
                 )
     return rows

@@ -32,7 +32,8 @@ class Embedding:
         behavior: `(P, E)` behavior-aligned embedding, unit length.
         time: `(P, E)` time-contrastive embedding, unit length.
         unit_id: `(N,)` names.
-        units: `(N, columns)` the units' adapter rows.
+        units: `(N, columns)` fingerprints of the units (`foundation.fingerprint`), or where the model made none their
+            adapter rows.
     """
 
     recording_id: str

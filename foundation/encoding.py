@@ -8,6 +8,7 @@ what they share. Nothing is chosen on validation trials. Other questions start f
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -62,10 +63,17 @@ def encoding_log_rates(
     model: FoundationModel, reader: WindowReader, windows: list[Window], arrays: dict[str, np.ndarray]
 ) -> Iterator[np.ndarray]:
     """Log expected counts `(T, N)` of windows of one session, from what `fit_encoding` found."""
+    for z in encoding_features(model, reader, windows, arrays):
+        yield np.clip(arrays["encode.constant"] + z @ arrays["encode.weights"], *LOG_RATE_RANGE)
+
+
+def encoding_features(
+    model: FoundationModel, reader: WindowReader, windows: list[Window], arrays: dict[str, np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Standardized features `(T, F)` of windows of one session, which its weights multiply."""
     features = SessionFeatures.of_arrays(model, reader, windows[0].recording_id, arrays)
     for answer in answers(model, reader, windows, hide_spikes):
-        z = (features.shared("encode", answer) - arrays["encode.mean"]) / arrays["encode.scale"]
-        yield np.clip(arrays["encode.constant"] + z @ arrays["encode.weights"], *LOG_RATE_RANGE)
+        yield (features.shared("encode", answer) - arrays["encode.mean"]) / arrays["encode.scale"]
 
 
 def learn_population(model: FoundationModel, data: TrainingData, *, shown: bool = False) -> None:
@@ -105,8 +113,10 @@ def as_tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 def stored_prior(model: FoundationModel) -> WeightPrior | None:
     """The prior that was learned with a model, if one was."""
-    arrays = {name: value.double().numpy() for name, value in model.population.items() if name != "length"}
-    return WeightPrior(**arrays) if arrays else None
+    names = [part.name for part in fields(WeightPrior)]
+    if not model.population.keys() >= set(names):
+        return None
+    return WeightPrior(**{name: model.population[name].double().numpy() for name in names})
 
 
 def _starting_prior(features: SessionFeatures, window: Window, rows: list[np.ndarray]) -> WeightPrior:

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from foundation.checkpoint import RunError, load_model, save_folder
 from foundation.corpus import Corpus
 from foundation.decoding import DecodingConfig, fit_decoding
+from foundation.fingerprint import fit_fingerprints
 from foundation.model import FoundationModel
 from foundation.objectives import ObjectiveConfig
 from foundation.optim import OptimConfig
@@ -158,6 +159,7 @@ def adapt(
     )
     if config.readout.enabled:
         fit_readouts(model, data, config.readout, state_prior(model if track == "scratch" else base))
+        fit_fingerprints(model, data)
     if config.decoding.enabled:
         fit_decoding(model, data, config.decoding)
     model.provenance = _provenance(base, corpus, data, assignment, track, seed, config)

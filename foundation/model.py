@@ -90,8 +90,9 @@ class FoundationModel(PreTrainedModel):
         )
         self.log_temperature = nn.Parameter(torch.empty(2), requires_grad=shape.learn_temperature)
         self.provenance: dict[str, Any] = {"pretraining_subjects": [], "adapted": {}}
-        # Convex read-outs of sessions, named arrays by recording id (foundation.readout makes and reads them), and the
-        # prior over their weights that the pretraining units teach (foundation.encoding).
+        # Convex read-outs and fingerprints of sessions, named arrays by recording id (foundation.readout and
+        # foundation.fingerprint make them), and what the pretraining units teach: the prior over the weights
+        # (foundation.encoding), and what fingerprints are made with.
         self.readouts: dict[str, dict[str, torch.Tensor]] = {}
         self.population: dict[str, torch.Tensor] = {}
         self.post_init()
@@ -180,7 +181,15 @@ class FoundationModel(PreTrainedModel):
         self.config.num_sessions = len(self.adapters.session_rows)
 
     def unit_embeddings(self, recording_id: str) -> np.ndarray:
-        """What the model has learned of each unit, comparable between sessions: `(N, K)` float32, for probes.
+        """A vector per unit, comparable between animals: `(N, K)` float32.
+
+        The fingerprint (`foundation.fingerprint`) where the session has one, else the adapter rows.
+        """
+        fingerprint = self.readouts.get(recording_id, {}).get("fingerprint")
+        return self.adapter_rows(recording_id) if fingerprint is None else fingerprint.numpy()
+
+    def adapter_rows(self, recording_id: str) -> np.ndarray:
+        """What gradient descent has learned of each unit, comparable between sessions: `(N, K)` float32, for probes.
 
         Read-in and read-out rows (on the shared trunk), the own-history weights, and of the private part what does not
         depend on its basis, which every session has for itself: the unit's coupling to itself per lag, and the sizes of
@@ -247,7 +256,7 @@ class FoundationModel(PreTrainedModel):
         times = torch.arange(num_bins, device=tokens.device, dtype=torch.float32) * batch.bin_size_s
         times = times.expand(num_windows, num_bins)
         channel_masks = self.mask_vectors[1 : 1 + len(self.channels)]
-        repeats = torch.tensor([c.width for c in self.channels], device=tokens.device)
+        repeats = torch.tensor([c.width for c in self.channels], device=tokens.device, dtype=torch.long)
         values = batch.covariates * shown.repeat_interleave(repeats, dim=2)
         if self.shape.layout == "fused":
             tokens = tokens + values @ self.value_embedding + (~shown).to(tokens.dtype) @ channel_masks

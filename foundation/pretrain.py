@@ -14,6 +14,7 @@ from foundation.checkpoint import RunError, best_model, save_folder
 from foundation.config import Config, dump_config
 from foundation.corpus import Corpus, manifest_hash, write_atomic
 from foundation.encoding import learn_population
+from foundation.fingerprint import learn_fingerprints
 from foundation.model import FoundationModel
 from foundation.sampling import WindowReader
 from foundation.splits import session_roles
@@ -64,6 +65,7 @@ def pretrain(config: Config) -> Path:
     if is_main:
         best = best_model(folder)
         learn_population(best, data, shown=True)
+        learn_fingerprints(best, data, shown=True)
         save_folder(folder / "model", best.save_pretrained)
     return folder / "model"
 

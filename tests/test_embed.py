@@ -162,7 +162,7 @@ def test_regions_of_unseen_animals_are_told_from_their_rows(recovered: Recovered
     Measured when written: 0.55, rate only 0.15.
     """
     models = [recovered.base, *recovered.adapted.values()]
-    rows = {key: m.unit_embeddings(key) for m in models for key in m.adapters.sessions["recording_id"]}
+    rows = {key: m.adapter_rows(key) for m in models for key in m.adapters.sessions["recording_id"]}
     rates = {key: np.log(rate_only(recovered.corpus[key], 0.02) + 0.05) for key in rows}
     units = {key: recovered.corpus[key].units for key in rows}
     subjects = {key: recovered.corpus.subjects[key] for key in rows}

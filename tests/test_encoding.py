@@ -11,6 +11,7 @@ import torch
 from foundation.checkpoint import load_model
 from foundation.corpus import Corpus
 from foundation.encoding import PSEUDO_UNITS, STRENGTH, fit_encoding, learn_population, stored_prior
+from foundation.fingerprint import learn_fingerprints
 from foundation.model import FoundationModel
 from foundation.predict import answers, hide_spikes
 from foundation.readout import log_rates
@@ -75,6 +76,7 @@ def test_learning_reads_no_validation_window_and_is_repeatable(base: FoundationM
     blind = TrainingData(data.reader, data.train, {key: [] for key in data.train})
     again = load_model(base.name_or_path)
     learn_population(again, blind)
+    learn_fingerprints(again, blind)
     for name, value in base.population.items():
         assert torch.equal(value, again.population[name]), name
     for key, arrays in base.readouts.items():
