@@ -89,7 +89,7 @@ def _rows(scores: pd.DataFrame, adapted: Adapted, corpus: Corpus) -> list[Result
                         subject=str(subject),
                         session=str(subject) if subject != "all" else "pooled",
                         split=used["split"],
-                        task=f"region {protocol} {group}",
+                        task=f"region {protocol} {group}" + (", all units" if subject == "all" else ""),
                         model=_named(model, row["probe"]),
                         kind=kind,
                         train_trials=0,

@@ -42,7 +42,8 @@ def write_report(run: str | Path, results: str | Path, out: str | Path) -> Path:
     """Write the page.
 
     Args:
-        run: Run folder: `metrics.jsonl` and `config.yaml` in it or in folders below it (one per adapted animal).
+        run: Run folder, or folder of an adaptation: its logs and those below it (one per adapted animal and track)
+            are shown; the pretraining log of an adaptation is taken from the run that it came from.
         results: Results folder: `results.parquet`, `results.json` and perhaps `examples.npz`.
         out: The HTML file to write; folders are made.
 
@@ -156,19 +157,35 @@ def _embedding(examples: Examples) -> str:
 
 
 def _training(run: Path) -> str:
-    histories = {str(p.parent.relative_to(run)): _history(p) for p in sorted(run.rglob("metrics.jsonl"))}
-    histories = {name: history for name, history in histories.items() if len(history)}
+    found = {_curve_name(path, run): path for path in sorted(run.rglob("*metrics.jsonl"))}
+    if "." not in found and (log := _pretrained(run) / "metrics.jsonl").exists():
+        found["."] = log
+    histories = {name: history for name, path in found.items() if len(history := _history(path))}
     if not histories:
-        return "<p>The run folder holds no <code>metrics.jsonl</code>, so there are no training curves.</p>"
+        return "<p>There is no <code>metrics.jsonl</code> in the run folder, so there are no training curves.</p>"
     html = []
     if "." in histories:
         history = histories.pop(".")
-        terms = [str(c) for c in history if c not in _NOT_TERMS and _numbers(history, c).notna().any()]
+        # Terms of one masking scheme ("spikes/units") are in the log; thirty curves would hide the main ones.
+        terms = [c for c in map(str, history) if c not in _NOT_TERMS and "/" not in c]
+        terms = [c for c in terms if _numbers(history, c).notna().any()]
         html.append(figure_html({"training": training_curves(history, terms)}, _training_note(history)))
     if histories:
-        note = "Adaptation of each held-out animal (one line per folder of the run)."
+        note = "Adaptation of each held-out animal, by track."
         html.append(figure_html({"adaptation": adaptation_curves(histories)}, note))
     return "".join(html)
+
+
+def _curve_name(path: Path, run: Path) -> str:
+    """A dot for the run's own log, else the animal and the track (T249/adapter.metrics.jsonl: "T249 adapter")."""
+    parts = [*path.parent.relative_to(run).parts, path.name.removesuffix("metrics.jsonl").removesuffix(".")]
+    return " ".join(part for part in parts if part) or "."
+
+
+def _pretrained(run: Path) -> Path:
+    """The run that the adapted models in a folder came from, where it can still be found; else the folder itself."""
+    bases = {json.loads(path.read_text()).get("base") for path in run.rglob("provenance.json")} - {None, ""}
+    return next((Path(base) for base in sorted(bases) if Path(base).is_dir()), run)
 
 
 def _training_note(history: pd.DataFrame) -> str:
@@ -232,6 +249,9 @@ def _provenance(provenance: dict[str, Any], run: Path) -> str:
         lines = [f"<dt>{escape(str(key))}</dt><dd>{_value(value)}</dd>" for key, value in other.items()]
         html.append(f'<h3>Further</h3><dl class="facts">{"".join(lines)}</dl>')
     configs = sorted(run.rglob("config.yaml"), key=lambda path: (len(path.parts), path))
+    if not configs:
+        run = _pretrained(run)
+        configs = list(run.glob("config.yaml"))
     if not configs:
         html.append("<p>The run folder holds no <code>config.yaml</code>.</p>")
     for path in configs:

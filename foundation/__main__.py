@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--train-trials", type=int, default=0, help="few-shot: use this many random train trials")
     p.add_argument("--draw", type=int, default=0, help="few-shot: which random draw")
     p.add_argument("--split", choices=("interleaved", "temporal"), help="default: as pretrained")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, help="default: that of the pretrained run")
 
     p = verb(
         "embed",
@@ -201,7 +201,7 @@ def _finetune(a: argparse.Namespace, overrides: list[str]) -> None:
         config.finetune,
         config.objective,
         assignment=assignment,
-        seed=a.seed,
+        seed=int(base.provenance.get("seed", 0)) if a.seed is None else a.seed,
         base_path=str(a.run),
     )
     for folder in folders:

@@ -465,3 +465,17 @@ def test_browser_draws_every_figure_without_errors(full: Path, tmp_path: Path) -
         assert re.search(r'data-drawn="[1-9]', block), caption
         drawn = re.search(r'class="(trace scatter|hm)', block) or "<canvas" in block
         assert drawn, caption
+
+
+def test_page_of_an_adaptation_shows_the_run_it_came_from(full: Path, tmp_path: Path) -> None:
+    pretrained, rng = full.parents[1] / "run", np.random.default_rng(2)
+    for animal in ("T249", "T264"):
+        make_metrics(tmp_path / "new" / animal / "adapter.metrics.jsonl", rng, steps=200)
+        (tmp_path / "new" / animal / "adapter").mkdir()
+        (tmp_path / "new" / animal / "adapter" / "provenance.json").write_text(json.dumps({"base": str(pretrained)}))
+    page = write_report(tmp_path / "new", full.parents[1] / "results", tmp_path / "report.html")
+    names = {trace.get("name") for variants in figures(page) for figure in variants for trace in figure["data"]}
+    assert {"T249 adapter", "T264 adapter", "validation"} <= names
+    assert "3,000" in Page(page).text or "2,996" in Page(page).text
+    assert "no config.yaml" not in Page(page).text
+    assert "width: 64" in Page(page).text
