@@ -156,7 +156,7 @@ class Adapters(nn.Module):
         if recording_id not in self._ranges:
             raise ValueError(
                 f"recording {recording_id!r} has no adapter in this model ({len(self._ranges)} sessions do); "
-                "adapt it first: `foundation finetune`, or model.add_recordings(...) and fit(...)"
+                "adapt it first: `foundation finetune`, or foundation.finetune.adapt(...)"
             )
         return self._ranges[recording_id]
 

@@ -16,6 +16,7 @@ from foundation.channels import Channel
 from foundation.decoding_features import Segment, elapsed, label_spikes, label_states, segments, trace_spikes
 from foundation.model import FoundationModel
 from foundation.sampling import Window, WindowReader
+from foundation.sidecars import as_arrays
 
 # Kind and scope of the covariates that a read-out is fitted for; others stay with the heads.
 DECODED = (("categorical", "trial"), ("continuous", "time"))
@@ -40,7 +41,7 @@ def decoded(
     channel = next(c for c in model.channels if c.spec.name == name)
     question = Question(channel, causal, reader.bin_size_s)
     stored = model.readouts.get(windows[0].recording_id, {}) if windows else {}
-    arrays = {key: value.double().numpy() for key, value in stored.items() if key.startswith("decode.")}
+    arrays = as_arrays(stored, "decode.")
     decoder = SessionDecoder(model.channels, reader.bin_size_s, arrays)
     for parts in segments(model, reader, windows, last=causal):
         asked = [part for part in parts if part.row >= 0 or causal or not question.is_label]

@@ -20,7 +20,6 @@ from itertools import product
 
 import numpy as np
 import scipy.special
-import torch
 
 from foundation.binning import bin_covariate
 from foundation.decoder import Question, Rows, SessionDecoder, design, mixed, num_spikes
@@ -28,6 +27,7 @@ from foundation.decoding_features import RECENT_S, Segment, segments
 from foundation.linear_decoders import ridge_path, softmax_path
 from foundation.model import FoundationModel
 from foundation.sampling import Window, WindowReader
+from foundation.sidecars import as_tensors
 from foundation.training_data import TrainingData
 
 # Weights of (head, spikes, joint): equal ones, then all quarters of the simplex.
@@ -73,8 +73,7 @@ def fit_decoding(model: FoundationModel, data: TrainingData, config: DecodingCon
     for recording_id, train in data.train.items():
         if data.val[recording_id]:
             arrays = _Fit(model, data.reader, (train, data.val[recording_id]), config).run()
-            made = {key: torch.from_numpy(np.asarray(value, np.float32)) for key, value in arrays.items()}
-            model.readouts.setdefault(recording_id, {}).update(made)
+            model.readouts.setdefault(recording_id, {}).update(as_tensors(arrays))
 
 
 class _Fit:

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 import numpy as np
-import torch
 
 from foundation.model import LOG_RATE_RANGE, FoundationModel
 from foundation.predict import answers, hide_spikes
 from foundation.progress import Progress
 from foundation.readout_features import NUM_COSINES, SessionFeatures
 from foundation.sampling import Window, WindowReader
+from foundation.sidecars import as_arrays, as_tensors
 from foundation.task_basis import TaskBasis
 from foundation.training_data import TrainingData, spread
 from foundation.weight_prior import WeightPrior, fit_weights, learned_prior, session_prior
@@ -45,10 +45,10 @@ def fit_encoding(
         train: Its train windows; nothing else is read.
     """
     known = model.population.get("length")
-    length = TaskBasis.length_of(train, reader.bin_size_s) if known is None else known.double().numpy()
+    length = TaskBasis.length_of(train, reader.bin_size_s) if known is None else known.double().cpu().numpy()
     features = SessionFeatures.of_windows(model, reader, recording_id, train, length)
     rows, counts = _rows(model, features, train)
-    prior = stored_prior(model) or _starting_prior(features, train[0], [rows])
+    prior = stored_prior(model) or _starting_prior(model.shape.width, features.task_sizes(train[0]), [rows])
     own = session_prior(prior, fit_weights(prior, rows, counts), PSEUDO_UNITS)
     found = fit_weights(own, rows, counts, STRENGTH)
     return features.arrays | {
@@ -90,14 +90,16 @@ def learn_population(model: FoundationModel, data: TrainingData, *, shown: bool 
     windows = spread({key: data.train[key] for key in few}, MOST_WINDOWS)
     length = TaskBasis.length_of([window for part in windows.values() for window in part], data.reader.bin_size_s)
     progress = Progress("population prior", 0, len(few) + len(keys), shown, unit="session")
-    samples = []
+    samples, sizes = [], np.zeros(0)
     for key in few:
         features = SessionFeatures.of_windows(model, data.reader, key, windows[key], length)
         rows, counts = _rows(model, features, windows[key])
         samples.append((rows.astype(np.float32), counts[:, counts.sum(axis=0) >= MIN_SPIKES]))
+        sizes = features.task_sizes(windows[key][0])
         progress.update()
-    prior = _starting_prior(features, windows[key][0], [rows for rows, _ in samples])
-    for _ in range(ROUNDS):
+    prior = _starting_prior(model.shape.width, sizes, [rows for rows, _ in samples])
+    samples = [(rows, counts) for rows, counts in samples if counts.shape[1]]
+    for _ in range(ROUNDS if samples else 0):
         prior = learned_prior(prior, [fit_weights(prior, rows, counts) for rows, counts in samples])
     model.population = as_tensors(vars(prior) | {"length": length})
     for key in keys:
@@ -106,20 +108,16 @@ def learn_population(model: FoundationModel, data: TrainingData, *, shown: bool 
     progress.close()
 
 
-def as_tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Named arrays as the model keeps them."""
-    return {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in arrays.items()}
-
-
 def stored_prior(model: FoundationModel) -> WeightPrior | None:
     """The prior that was learned with a model, if one was."""
     names = [part.name for part in fields(WeightPrior)]
     if not model.population.keys() >= set(names):
         return None
-    return WeightPrior(**{name: model.population[name].double().numpy() for name in names})
+    found = as_arrays(model.population)
+    return WeightPrior(**{name: found[name] for name in names})
 
 
-def _starting_prior(features: SessionFeatures, window: Window, rows: list[np.ndarray]) -> WeightPrior:
+def _starting_prior(width: int, task_sizes: np.ndarray, rows: list[np.ndarray]) -> WeightPrior:
     """Independent weights of sizes set by hand, on features standardized over `rows`.
 
     States and drift keep the proportions that they have among themselves; columns of the task are standardized.
@@ -127,12 +125,11 @@ def _starting_prior(features: SessionFeatures, window: Window, rows: list[np.nda
     num = sum(len(part) for part in rows)
     mean = sum(part.sum(axis=0, dtype=float) for part in rows) / num
     deviation = np.sqrt(sum(((part - mean) ** 2).sum(axis=0, dtype=float) for part in rows) / num)
-    width = features.num_states
     states, drift = slice(0, width), slice(width, width + NUM_COSINES)
     scale = np.where(deviation > 1e-6, deviation, np.inf)
     scale[states] = np.sqrt(np.mean(deviation[states] ** 2)) + 1e-9
     scale[drift] = 1.0
-    size = np.concatenate([np.ones(width), np.full(NUM_COSINES, DRIFT_SIZE), TASK_SIZE * features.task_sizes(window)])
+    size = np.concatenate([np.ones(width), np.full(NUM_COSINES, DRIFT_SIZE), TASK_SIZE * task_sizes])
     return WeightPrior(mean, scale, np.zeros(len(mean)), np.diag(STATE_STD * size))
 
 

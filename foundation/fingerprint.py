@@ -16,10 +16,11 @@ import numpy as np
 
 from foundation.binning import bin_spikes
 from foundation.channels import channel_slices
-from foundation.encoding import as_tensors, encoding_features, encoding_log_rates
+from foundation.encoding import encoding_features, encoding_log_rates
 from foundation.model import FoundationModel
 from foundation.progress import Progress
 from foundation.sampling import STRUCTURE, Window, WindowReader
+from foundation.sidecars import as_arrays, as_tensors
 from foundation.spiking_statistics import (
     coupling,
     dispersion,
@@ -76,11 +77,7 @@ def fit_fingerprints(model: FoundationModel, data: TrainingData) -> None:
         model: With encoding read-outs of the sessions.
         data: Train windows are read, validation windows are not.
     """
-    kept = {
-        name.removeprefix(PREFIX): value.double().numpy()
-        for name, value in model.population.items()
-        if name.startswith(PREFIX)
-    }
+    kept = {name.removeprefix(PREFIX): value for name, value in as_arrays(model.population, PREFIX).items()}
     if not kept:
         return
     mean, covariance = kept.pop("history_mean"), kept.pop("history_covariance")
@@ -151,7 +148,7 @@ def _observe(
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Of one session: all columns but those of history, `(N, K)`, and the evidence of history."""
     key, size = train[0].recording_id, reader.bin_size_s
-    arrays = {name: value.double().numpy() for name, value in model.readouts[key].items()}
+    arrays = as_arrays(model.readouts[key])
     log_rates = np.concatenate(list(encoding_log_rates(model, reader, train, arrays)))
     recording = reader.recording(key)
     counts = np.concatenate([bin_spikes(recording, w.start_s, w.num_bins, size) for w in train]).astype(float)
@@ -177,7 +174,7 @@ def _reference_functionals(
     """Functionals from windows of the pretraining sessions."""
     features, samples = [], []
     for key, chosen in windows.items():
-        arrays = {name: value.double().numpy() for name, value in model.readouts[key].items()}
+        arrays = as_arrays(model.readouts[key])
         features += [z.astype(np.float32) for z in encoding_features(model, reader, chosen, arrays)]
         samples += [reader.read(window) for window in chosen]
     parts = ([sample[name] for sample in samples] for name in ("covariates", "observed", "structure"))

@@ -19,12 +19,13 @@ from typing import Literal
 
 import numpy as np
 
-from foundation.encoding import as_tensors, encoding_log_rates, fit_encoding
+from foundation.encoding import encoding_log_rates, fit_encoding
 from foundation.model import LOG_RATE_RANGE, FoundationModel
 from foundation.poisson_ridge import SharedCurvature, fit_poisson_ridge
 from foundation.predict import Answer, Hide, answers, hide_future, hide_spikes, hide_units
 from foundation.readout_features import NUM_COSINES, SessionFeatures
 from foundation.sampling import Window, WindowReader
+from foundation.sidecars import as_arrays, as_tensors
 from foundation.training_data import TrainingData
 from foundation.weight_prior import TOLERANCE
 
@@ -109,7 +110,7 @@ def log_rates(
     if f"{question}.weights" not in stored:
         yield from (answer.log_rates for answer in answers(model, reader, windows, hide))
         return
-    arrays = {key: value.double().numpy() for key, value in stored.items()}
+    arrays = as_arrays(stored)
     if question == "encode":
         yield from encoding_log_rates(model, reader, windows, arrays)
         return

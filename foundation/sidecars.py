@@ -6,9 +6,11 @@ Names are never in tensor names, so adding an animal breaks no checkpoint.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
@@ -57,6 +59,16 @@ def load(
         owner = population if index == _POPULATION else readouts.setdefault(sessions[int(index)], {})
         owner[name] = array
     return readouts, population, json.loads(_find(path, "provenance.json").read_text())
+
+
+def as_tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Named arrays as the model keeps them."""
+    return {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in arrays.items()}
+
+
+def as_arrays(tensors: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, np.ndarray]:
+    """The same back, in double precision; only names that begin with `prefix`, which is kept."""
+    return {name: value.double().cpu().numpy() for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _find(path: str, name: str) -> Path:

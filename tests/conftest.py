@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,10 @@ import pytest
 from data_recipes.recipe import open_or_prepare
 from foundation.corpus import Corpus
 from foundation.recording import Covariate, CovariateSpec, Recording, RecordingInfo
+
+if TYPE_CHECKING:  # tests that do without torch load none
+    from foundation.model import FoundationModel
+    from foundation.training_data import TrainingData
 
 # pytest-xdist brings the parallelism. Also for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -175,3 +179,22 @@ def tiny_run(synthetic_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory)
     )
     pretrain(config)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pretrained(tiny_run: Path) -> FoundationModel:
+    """The model of `tiny_run`; read only."""
+    from foundation.checkpoint import load_model
+
+    return load_model(tiny_run).eval()
+
+
+@pytest.fixture(scope="session")
+def pretrained_data(pretrained: FoundationModel, synthetic_corpus: Corpus) -> TrainingData:
+    """Its windows."""
+    from foundation.sampling import WindowReader
+    from foundation.splits import session_roles
+    from foundation.training_data import training_data
+
+    reader = WindowReader(synthetic_corpus, pretrained.channels, pretrained.config.bin_size_s)
+    return training_data(reader, list(pretrained.readouts), pretrained.config.window_s, session_roles)

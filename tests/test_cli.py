@@ -143,7 +143,7 @@ def test_train_finetune_and_embed(synthetic_corpus: Corpus, tmp_path: Path, caps
     small = ["model.width=16", "model.depth=1", "model.heads=2", "model.private_rank=2", "data.window_s=0.6"]
     quick = ["train.steps=3", "train.windows_per_step=8", "train.val_windows=16", "train.track=[]"]
     data = [f"data.corpus={corpus}", "data.held_out=[animal03]"]
-    assert main(["train", str(tmp_path / "c.yaml"), *small, *quick, *data]) == 0
+    assert main(["train", str(tmp_path / "c.yaml"), "seed=5", *small, *quick, *data]) == 0
     assert f"model: {run / 'model'}" in capsys.readouterr().out
     assert load_model(run).shape.width == 16
 
@@ -157,6 +157,8 @@ def test_train_finetune_and_embed(synthetic_corpus: Corpus, tmp_path: Path, caps
     used = model.provenance["adapted"]["synthetic/animal03_0"]
     assert (used["train_trials"], used["draw"], used["roles"].count(0)) == (6, 1, 6)
     assert model.provenance["base"] == str(run)
+    # Controls of several pretraining seeds would be one and the same if the seed did not come along.
+    assert model.provenance["adaptation_seed"] == 5
     log = [json.loads(line) for line in (new / "animal03/adapter.metrics.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 3
 

@@ -13,7 +13,7 @@ import torch
 
 from foundation.channels import DataConfig, find_channels
 from foundation.checkpoint import load_model
-from foundation.corpus import Corpus, write_manifest, write_recording
+from foundation.corpus import write_manifest, write_recording
 from foundation.encoding import encoding_features, encoding_log_rates, learn_population
 from foundation.fingerprint import (
     FINGERPRINT,
@@ -41,17 +41,6 @@ from foundation.training_data import TrainingData, add_sessions, training_data
 
 KEY = "synthetic/animal00_0"
 BIN = 0.02
-
-
-@pytest.fixture(scope="module")
-def base(tiny_run: Path) -> FoundationModel:
-    return load_model(tiny_run).eval()
-
-
-@pytest.fixture(scope="module")
-def data(base: FoundationModel, synthetic_corpus: Corpus) -> TrainingData:
-    reader = WindowReader(synthetic_corpus, base.channels, base.config.bin_size_s)
-    return training_data(reader, list(base.readouts), base.config.window_s, session_roles)
 
 
 @pytest.fixture(scope="module")
@@ -225,45 +214,53 @@ def prints(model: FoundationModel, key: str = KEY) -> np.ndarray:
     return model.readouts[key][FINGERPRINT].numpy()
 
 
-def test_pretraining_leaves_fingerprints_of_every_session(base: FoundationModel, data: TrainingData) -> None:
-    sizes = {prints(base, key).shape[1] for key in base.readouts}
+def test_pretraining_leaves_fingerprints_of_every_session(
+    pretrained: FoundationModel, pretrained_data: TrainingData
+) -> None:
+    sizes = {prints(pretrained, key).shape[1] for key in pretrained.readouts}
     assert len(sizes) == 1
-    for key in base.readouts:
-        found = prints(base, key)
+    for key in pretrained.readouts:
+        found = prints(pretrained, key)
         assert found.dtype == np.float32
-        assert len(found) == data.reader.recording(key).num_units
+        assert len(found) == pretrained_data.reader.recording(key).num_units
         assert np.isfinite(found).all()
         assert (found.std(axis=0) > 0).mean() > 0.9
-        assert np.array_equal(base.unit_embeddings(key), found)
-    assert {name for name in base.population if name.startswith(PREFIX)} == {
+        assert np.array_equal(pretrained.unit_embeddings(key), found)
+    assert {name for name in pretrained.population if name.startswith(PREFIX)} == {
         PREFIX + name for name in ("profile", "contrasts", "events", "history_mean", "history_covariance")
     }
 
 
-def test_stored_columns_are_the_answers_to_the_functionals(base: FoundationModel, data: TrainingData) -> None:
-    arrays = {name: value.double().numpy() for name, value in base.readouts[KEY].items()}
-    windows = data.train[KEY]
-    z = np.concatenate(list(encoding_features(base, data.reader, windows, arrays)))
-    rates = np.concatenate(list(encoding_log_rates(base, data.reader, windows, arrays)))
+def test_stored_columns_are_the_answers_to_the_functionals(
+    pretrained: FoundationModel, pretrained_data: TrainingData
+) -> None:
+    arrays = {name: value.double().numpy() for name, value in pretrained.readouts[KEY].items()}
+    windows = pretrained_data.train[KEY]
+    z = np.concatenate(list(encoding_features(pretrained, pretrained_data.reader, windows, arrays)))
+    rates = np.concatenate(list(encoding_log_rates(pretrained, pretrained_data.reader, windows, arrays)))
     np.testing.assert_allclose(arrays["encode.constant"] + z @ arrays["encode.weights"], rates, atol=1e-9)
-    profile = base.population[f"{PREFIX}profile"].double().numpy() @ arrays["encode.weights"]
-    np.testing.assert_allclose(prints(base)[:, : len(profile)], profile.T, rtol=1e-3, atol=1e-4)
+    profile = pretrained.population[f"{PREFIX}profile"].double().numpy() @ arrays["encode.weights"]
+    np.testing.assert_allclose(prints(pretrained)[:, : len(profile)], profile.T, rtol=1e-3, atol=1e-4)
 
 
-def test_learning_is_repeatable_and_equals_fitting_one_session(base: FoundationModel, data: TrainingData) -> None:
-    again = load_model(base.name_or_path)
-    blind = TrainingData(data.reader, data.train, {key: [] for key in data.train})
+def test_learning_is_repeatable_and_equals_fitting_one_session(
+    pretrained: FoundationModel, pretrained_data: TrainingData
+) -> None:
+    again = load_model(pretrained.name_or_path)
+    blind = TrainingData(pretrained_data.reader, pretrained_data.train, {key: [] for key in pretrained_data.train})
     learn_fingerprints(again, blind)
-    for name, value in base.population.items():
+    for name, value in pretrained.population.items():
         assert torch.equal(value, again.population[name]), name
-    assert np.array_equal(prints(base), prints(again))
-    fit_fingerprints(again, TrainingData(data.reader, {KEY: data.train[KEY]}, {KEY: []}))
+    assert np.array_equal(prints(pretrained), prints(again))
+    fit_fingerprints(again, TrainingData(pretrained_data.reader, {KEY: pretrained_data.train[KEY]}, {KEY: []}))
     # The prior and the functionals were stored in single precision.
-    np.testing.assert_allclose(prints(again), prints(base), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(prints(again), prints(pretrained), rtol=1e-3, atol=1e-4)
 
 
-def test_spikes_of_test_trials_change_nothing(base: FoundationModel, data: TrainingData, tmp_path: Path) -> None:
-    recording = data.reader.recording(KEY)
+def test_spikes_of_test_trials_change_nothing(
+    pretrained: FoundationModel, pretrained_data: TrainingData, tmp_path: Path
+) -> None:
+    recording = pretrained_data.reader.recording(KEY)
     roles, bounds = session_roles(recording), stretches(recording)
     last = np.maximum(bounds[:, 0].searchsorted(recording.spike_times, side="right") - 1, 0)
     inside = recording.spike_times < bounds[last, 1]
@@ -271,19 +268,19 @@ def test_spikes_of_test_trials_change_nothing(base: FoundationModel, data: Train
     assert drop.sum() > 100
     changed = replace(recording, spike_times=recording.spike_times[~drop], spike_units=recording.spike_units[~drop])
     write_recording(tmp_path, changed)
-    reader = WindowReader(write_manifest(tmp_path), base.channels, BIN)
-    again = load_model(base.name_or_path)
-    fit_fingerprints(again, data_of(data, KEY))
+    reader = WindowReader(write_manifest(tmp_path), pretrained.channels, BIN)
+    again = load_model(pretrained.name_or_path)
+    fit_fingerprints(again, data_of(pretrained_data, KEY))
     before = prints(again).copy()
-    fit_fingerprints(again, training_data(reader, [KEY], base.config.window_s, session_roles))
+    fit_fingerprints(again, training_data(reader, [KEY], pretrained.config.window_s, session_roles))
     assert np.array_equal(prints(again), before)
 
 
 def test_permuting_units_permutes_rows_and_a_silent_unit_is_finite(
-    base: FoundationModel, data: TrainingData, tmp_path: Path
+    pretrained: FoundationModel, pretrained_data: TrainingData, tmp_path: Path
 ) -> None:
-    again = load_model(base.name_or_path)
-    recording = data.reader.recording(KEY)
+    again = load_model(pretrained.name_or_path)
+    recording = pretrained_data.reader.recording(KEY)
     loud = recording.spike_units != 0
     silent = replace(recording, spike_times=recording.spike_times[loud], spike_units=recording.spike_units[loud])
     order = np.random.default_rng(6).permutation(recording.num_units)
@@ -297,25 +294,25 @@ def test_permuting_units_permutes_rows_and_a_silent_unit_is_finite(
     stored = dict(again.readouts[KEY])
     for number, (made, units) in enumerate(((silent, np.arange(len(order))), (turned, order))):
         write_recording(tmp_path / str(number), made)
-        reader = WindowReader(write_manifest(tmp_path / str(number)), base.channels, BIN)
+        reader = WindowReader(write_manifest(tmp_path / str(number)), pretrained.channels, BIN)
         again.readouts[KEY] = stored | {
             name: stored[name][..., units] for name in ("encode.constant", "encode.weights")
         }
-        fit_fingerprints(again, training_data(reader, [KEY], base.config.window_s, session_roles))
+        fit_fingerprints(again, training_data(reader, [KEY], pretrained.config.window_s, session_roles))
         found.append(prints(again))
     assert np.isfinite(found[0]).all()
     np.testing.assert_allclose(found[1], found[0][order], rtol=1e-4, atol=1e-5)
 
 
 def test_fingerprints_are_saved_and_a_model_without_functionals_makes_none(
-    base: FoundationModel, data: TrainingData, tmp_path: Path
+    pretrained: FoundationModel, pretrained_data: TrainingData, tmp_path: Path
 ) -> None:
-    base.save_pretrained(tmp_path)
+    pretrained.save_pretrained(tmp_path)
     loaded = FoundationModel.from_pretrained(tmp_path)
-    assert np.array_equal(loaded.unit_embeddings(KEY), prints(base))
+    assert np.array_equal(loaded.unit_embeddings(KEY), prints(pretrained))
     del loaded.readouts[KEY][FINGERPRINT]
     loaded.population = {name: value for name, value in loaded.population.items() if not name.startswith(PREFIX)}
-    fit_fingerprints(loaded, data_of(data, KEY))
+    fit_fingerprints(loaded, data_of(pretrained_data, KEY))
     assert FINGERPRINT not in loaded.readouts[KEY]
     assert np.array_equal(loaded.unit_embeddings(KEY), loaded.adapter_rows(KEY))
 
@@ -347,5 +344,5 @@ def test_one_unit_without_trials_has_a_finite_fingerprint(
     assert np.isfinite(found).all()
 
 
-def data_of(data: TrainingData, key: str) -> TrainingData:
-    return TrainingData(data.reader, {key: data.train[key]}, {key: []})
+def data_of(pretrained_data: TrainingData, key: str) -> TrainingData:
+    return TrainingData(pretrained_data.reader, {key: pretrained_data.train[key]}, {key: []})
