@@ -34,7 +34,7 @@ COVARIATE = {"key", "times", "classes", "kind", "scope", "role", "unit", "num_cl
 MAPPING = ABOUT | {"dataset", "subject", "subject_key", "spikes", "trials", "units", "covariates"}
 
 
-def sessions(source: Path | None, mapping: str | Path | None = None) -> dict[str, dict[str, Any]]:
+def sessions(source: str | Path | None, mapping: str | Path | None = None) -> dict[str, dict[str, Any]]:
     """The `.npz` files of a folder, or one file.
 
     Args:
@@ -44,6 +44,7 @@ def sessions(source: Path | None, mapping: str | Path | None = None) -> dict[str
     Raises:
         ValueError: No such folder or file, or a mapping that cannot be understood.
     """
+    source = None if source is None else Path(source)
     if source is None or not (source.is_dir() or (source.suffix == ".npz" and source.is_file())):
         raise ValueError(f"arrays: --source is {source}, expected an .npz file or a folder of such files")
     jobs = {}

@@ -16,10 +16,8 @@ import numpy as np
 import pandas as pd
 
 from data_recipes.array_clock import Clock, bin_clock, spike_clock, trial_clock
+from data_recipes.cleaning import check_seconds
 from foundation.recording import Covariate, CovariateSpec, Recording, RecordingInfo, Scope, empty_trials
-
-# A mean rate of the units outside of this says that times or bins are not in seconds.
-PLAUSIBLE_HZ = (0.05, 500.0)
 
 
 def recording_from_arrays(
@@ -37,7 +35,7 @@ def recording_from_arrays(
     units: Mapping[str, np.ndarray] | None = None,
     covariates: Mapping[str, np.ndarray | tuple[np.ndarray, np.ndarray]] | None = None,
     specs: Mapping[str, Mapping[str, Any]] | None = None,
-    **about: str,
+    **about: Any,
 ) -> Recording:
     """Make a recording of plain arrays, and validate it.
 
@@ -82,7 +80,7 @@ def recording_from_arrays(
             f"{recording_id}: spike_units: got {rows.min()}..{rows.max()}, expected rows 0..{num_units - 1} of the "
             "unit arrays; for cluster ids use np.unique(ids, return_inverse=True)[1]"
         )
-    _check_rate(recording_id, len(times), num_units, float(np.sum(clock.domain[:, 1] - clock.domain[:, 0])))
+    check_seconds(recording_id, len(times), num_units, float(np.sum(clock.domain[:, 1] - clock.domain[:, 0])))
     unit_ids = [f"{recording_id}/probe/{i}" for i in range(num_units)]
     notes = "; ".join(text for text in (about.pop("notes", ""), clock.note) if text)
     specs = specs or {}
@@ -251,13 +249,3 @@ def _num_units(where: str, rows: np.ndarray) -> int:
             "ids, use np.unique(ids, return_inverse=True)[1]; if not, give an array of `units`"
         )
     return num
-
-
-def _check_rate(where: str, num_spikes: int, num_units: int, duration_s: float) -> None:
-    rate = num_spikes / max(num_units * duration_s, 1e-9)
-    if num_spikes and not PLAUSIBLE_HZ[0] <= rate <= PLAUSIBLE_HZ[1]:
-        raise ValueError(
-            f"{where}: {num_spikes} spikes of {num_units} units in {duration_s:.6g} s are {rate:.3g} Hz per unit, "
-            f"expected {PLAUSIBLE_HZ[0]:g} to {PLAUSIBLE_HZ[1]:g}. Are times or bin_size_s in milliseconds or samples? "
-            "Give seconds, and leave silent units out"
-        )

@@ -54,15 +54,15 @@ SPECS = {
 }
 
 
-def sessions(source: Path | None) -> dict[str, dict[str, Any]]:
+def sessions(source: str | Path | None) -> dict[str, dict[str, Any]]:
     """The `.mat` files of a folder.
 
     Raises:
         ValueError: `source` is not a folder.
     """
-    if source is None or not source.is_dir():
+    if source is None or not Path(source).is_dir():
         raise ValueError(f"luo2025: --source is {source}, expected the folder of the .mat files")
-    return {f"luo2025/{path.stem}": {"path": str(path)} for path in sorted(source.glob("*.mat"))}
+    return {f"luo2025/{path.stem}": {"path": str(path)} for path in sorted(Path(source).glob("*.mat"))}
 
 
 def read(path: str) -> Recording:

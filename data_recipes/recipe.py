@@ -5,7 +5,9 @@ A recipe is a module with two functions:
     sessions(source, **options) -> dict[str, dict]    recording_id -> keyword arguments of `read`; reads no spikes
     read(**arguments) -> Recording                    one session, whole
 
-and a constant `VERSION`, raised whenever `read` changes what it returns.
+a constant `VERSION`, raised whenever `read` changes what it returns, and for sources that are large or far away
+
+    plan(**arguments) -> Plan                         what one session would bring and cost, for a dry run
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ RECIPES = {
     "synthetic": "data_recipes.synthetic",
     "luo2025": "data_recipes.luo2025",
     "arrays": "data_recipes.arrays",
+    "ibl": "data_recipes.ibl",
+    "allen": "data_recipes.allen",
+    "brainsets": "data_recipes.brainsets",
+    "nwb": "data_recipes.nwb",
 }
 
 
@@ -112,7 +118,7 @@ def _list_sessions(
     known = [p for p in inspect.signature(module.sessions).parameters if p != "source"]
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"recipe {recipe!r} has no option {unknown}; it has {known}")
-    jobs = module.sessions(None if source is None else Path(source), **options)
+    jobs = module.sessions(None if source is None else str(source), **options)
     if not jobs:
         raise ValueError(f"recipe {recipe!r} found no session in {source}; see `foundation prepare {recipe} --help`")
     return dict(jobs)

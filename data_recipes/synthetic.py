@@ -43,7 +43,7 @@ DRIFT_SD = 0.15
 
 
 def sessions(
-    source: Path | None = None,
+    source: str | Path | None = None,
     *,
     num_subjects: int = 6,
     sessions_per_subject: int = 1,

@@ -136,6 +136,7 @@ class RecordingInfo:
             centers, and only whole multiples of this size are valid bins.
         species: Such as "rat".
         notes: What the recipe left out, and why.
+        counts: What came in, was left out (by reason) and was kept, such as "units out: label below 1".
     """
 
     recording_id: str
@@ -146,6 +147,7 @@ class RecordingInfo:
     min_bin_size_s: float = 0.0
     species: str = ""
     notes: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def dataset(self) -> str:
