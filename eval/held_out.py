@@ -24,7 +24,8 @@ from eval.region_evaluation import region_rows
 from eval.report_examples import make_examples
 from eval.results import ResultRow, write_results
 from eval.scoring import Score, score
-from foundation.corpus import Corpus, CorpusError, manifest_hash
+from foundation.corpus import Corpus, CorpusError
+from foundation.mixture import known_as
 from foundation.recording import RecordingError
 from foundation.sampling import WindowReader
 
@@ -61,6 +62,10 @@ def evaluate(
         ProvenanceError: An animal was in pretraining, or a test trial was used in adaptation.
     """
     models = [adapted for run in runs for adapted in find_models(run, subjects)]
+    names = {json.dumps(adapted.model.config.names, sort_keys=True) for adapted in models}
+    if len(names) > 1:
+        raise ValueError("these models know the covariates by different names; evaluate them one by one")
+    corpus = known_as(corpus, models[0].model.config.names)
     broken = [problem for adapted in models for problem in breaches(adapted, corpus)]
     if broken and not force:
         raise ProvenanceError("; ".join(broken) + ". Hold the animal out, or pass --force to score it under a stamp")
@@ -193,7 +198,7 @@ def _provenance(models: list[Adapted], corpus: Corpus, subjects: list[str], brok
         "pretraining_subjects": first.provenance["pretraining_subjects"],
         "held_out_subjects": subjects,
         "seeds": sorted({int(a.model.provenance.get("seed", 0)) for a in models}),
-        "manifest_sha256": manifest_hash(corpus),
+        "manifest_sha256": corpus.manifest_sha256,
         "versions": {"foundation": foundation.__version__, **first.provenance.get("versions", {})},
         "licences": sorted(licences),
         "forced": broken,

@@ -62,10 +62,11 @@ def region_rows(
         test_subjects=test_subjects,
     )
     first = next(iter(chosen.values()))
-    return _rows(found.scores, first, corpus), _confusions(found.confusion)
+    datasets = {corpus.subjects[key]: key.split("/")[0] for key in vectors}
+    return _rows(found.scores, first, datasets), _confusions(found.confusion)
 
 
-def _rows(scores: pd.DataFrame, adapted: Adapted, corpus: Corpus) -> list[ResultRow]:
+def _rows(scores: pd.DataFrame, adapted: Adapted, datasets: dict[str, str]) -> list[ResultRow]:
     """One row per animal, input, probe and metric; the baseline is the better of its two probes."""
     names = {
         "features": (adapted.name, "model"),
@@ -85,7 +86,7 @@ def _rows(scores: pd.DataFrame, adapted: Adapted, corpus: Corpus) -> list[Result
                 has_null = is_model and metric == "macro_f1"
                 rows.append(
                     ResultRow(
-                        dataset=corpus.ids[0].split("/")[0],
+                        dataset=datasets.get(str(subject), next(iter(datasets.values()))),
                         subject=str(subject),
                         session=str(subject) if subject != "all" else "pooled",
                         split=used["split"],

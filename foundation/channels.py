@@ -1,18 +1,20 @@
 """What a run reads and predicts: which recordings, cut how, and the covariates as channels of the model.
 
-Normalizers come from train stretches of the pretraining sessions. Nothing here reads a spike or draws a window.
+Normalizers are found in `foundation.normalizers`. Nothing here reads a spike or draws a window.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 
 from foundation.corpus import Corpus
+from foundation.mixture import CorpusConfig, Mixture, names_by_dataset
+from foundation.normalizers import find_normalizer
 from foundation.recording import CovariateSpec
-from foundation.splits import ROLES, SplitName, held_out_subjects, session_roles, stretches
+from foundation.splits import SplitName, held_out_subjects
 
 # A window has at least so many bins.
 MIN_BINS = 2
@@ -23,7 +25,9 @@ class DataConfig:
     """Which recordings, cut how.
 
     Attributes:
-        corpus: Corpus folder.
+        corpus: Corpus folder or URL.
+        corpora: Instead of one corpus several, by a name of your choice.
+        shared: Covariates that several corpora have and that mean the same: one head for all.
         subjects: Pretraining animals; empty for all that are not held out.
         held_out: Animals that no pretraining window may touch.
         held_out_fraction: Without a list, hold out the animals whose identity hashes below this.
@@ -36,6 +40,8 @@ class DataConfig:
     """
 
     corpus: str = ""
+    corpora: dict[str, CorpusConfig] = field(default_factory=dict)
+    shared: list[str] = field(default_factory=list)
     subjects: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
     held_out_fraction: float = 0.2
@@ -86,62 +92,124 @@ def channel_slices(channels: list[Channel]) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
+def open_data(config: DataConfig) -> Corpus:
+    """The corpus of a config, or its mixture of corpora.
+
+    Raises:
+        ValueError: Neither or both are given, or a dataset is renamed in two ways.
+    """
+    if bool(config.corpus) == bool(config.corpora):
+        got = "both" if config.corpus else "neither"
+        raise ValueError(f"data: got {got}, give data.corpus (one folder) or data.corpora (several, by name)")
+    if not config.corpora:
+        return Corpus.open(config.corpus)
+    if config.inputs or config.targets:
+        raise ValueError("data.inputs and data.targets: with data.corpora, list them under each corpus")
+    parts = {key: Corpus.open(part.path) for key, part in config.corpora.items()}
+    return Mixture(parts, names_by_dataset(parts, config.corpora))
+
+
+def corpus_groups(corpus: Corpus, config: DataConfig) -> dict[str, tuple[float, list[str]]]:
+    """Of each corpus of a mixture its weight and its recordings; empty for a single corpus."""
+    if not isinstance(corpus, Mixture):
+        return {}
+    return {key: (config.corpora[key].weight, part.ids) for key, part in corpus.parts.items()}
+
+
 def find_channels(
     corpus: Corpus, config: DataConfig, recording_ids: list[str], max_sessions: int = 12
 ) -> list[Channel]:
     """The channels of a corpus: specs merged by name, normalizers from train stretches of the given sessions only.
 
+    In a mixture a name that several corpora have is one channel only if `data.shared` lists it. Such corpora must agree
+    on kind, classes, dimension, unit and use, and their values on the order of magnitude.
+
+    Args:
+        corpus: As made by `open_data`.
+        config: Which covariates, and how the sessions are split.
+        recording_ids: Sessions of pretraining.
+        max_sessions: Read the statistics of this many sessions of each corpus, evenly spaced.
+
     Raises:
-        ValueError: A name in `inputs` or `targets` that no recording has, or two recordings that disagree on a spec.
+        ValueError: A name in `inputs`, `targets` or `shared` that no recording has; two recordings that disagree on a
+            spec; a name that two corpora have without sharing it, or share without agreement.
     """
-    specs: dict[str, CovariateSpec] = {}
+    found: dict[str, dict[str, CovariateSpec]] = {}
     for recording_id in recording_ids:
+        part = corpus.part_of(recording_id) if isinstance(corpus, Mixture) else ""
         for name, covariate in corpus[recording_id].covariates.items():
-            if specs.setdefault(name, covariate.spec) != covariate.spec:
-                raise ValueError(f"{recording_id}: covariate {name!r} differs from the same name in another session")
-    for key in ("inputs", "targets"):
-        if unknown := sorted(set(getattr(config, key)) - set(specs)):
-            raise ValueError(f"data.{key}: no covariate {unknown} in {config.corpus}; there are {sorted(specs)}")
+            first = found.setdefault(name, {}).setdefault(part, covariate.spec)
+            if differs := _differences(first, covariate.spec):
+                raise ValueError(
+                    f"{recording_id}: covariate {name!r} differs in {differs} from the same name in another session"
+                )
+    _check_names(config, found)
     channels = []
-    for name, spec in specs.items():
-        is_input = not config.inputs or name in config.inputs
-        is_target = name in config.targets if config.targets else spec.role == "behavior"
+    for name, specs in found.items():
+        uses = {part: _use(config.corpora[part] if part else config, spec) for part, spec in specs.items()}
+        _check_shared(name, specs, uses)
+        is_input, is_target = next(iter(uses.values()))
         if is_input or is_target:
-            channels.append(Channel(spec, is_input, is_target))
-    step = max(1, len(recording_ids) // max_sessions)
-    sampled = recording_ids[::step][:max_sessions]
-    return [_with_normalizer(channel, corpus, config, sampled) for channel in channels]
+            channels.append(Channel(next(iter(specs.values())), is_input, is_target))
+    sampled = {}
+    for part in {part: None for specs in found.values() for part in specs}:
+        ids = [key for key in recording_ids if not isinstance(corpus, Mixture) or corpus.part_of(key) == part]
+        sampled[part] = ids[:: max(1, len(ids) // max_sessions)][:max_sessions]
+    for i, channel in enumerate(channels):
+        if channel.spec.kind == "continuous":
+            mean, std = find_normalizer(channel.spec, corpus, sampled, config.split, config.fold)
+            channels[i] = replace(channel, mean=mean, std=std)
+    return channels
 
 
-def _with_normalizer(channel: Channel, corpus: Corpus, config: DataConfig, recording_ids: list[str]) -> Channel:
-    if channel.spec.kind != "continuous":
-        return channel
-    total, square, number = np.zeros(channel.spec.dim), np.zeros(channel.spec.dim), 0
-    for recording_id in recording_ids:
-        recording = corpus[recording_id]
-        covariate = recording.covariates.get(channel.spec.name)
-        if covariate is None:
-            continue
-        rows = np.flatnonzero(session_roles(recording, config.split, config.fold) == ROLES["train"])
-        values = covariate.values.reshape(len(covariate.values), -1).astype(float)
-        if covariate.times is None:
-            chosen = np.zeros(len(values), bool)
-            chosen[rows] = True
-        else:
-            bounds = stretches(recording)[rows]
-            edges = covariate.times.searchsorted(bounds)
-            marks = np.bincount(edges[:, 0], minlength=len(values) + 1) - np.bincount(
-                edges[:, 1], minlength=len(values) + 1
+def _use(config: DataConfig | CorpusConfig, spec: CovariateSpec) -> tuple[bool, bool]:
+    """Whether a covariate is read, and whether it is predicted."""
+    is_target = spec.name in config.targets if config.targets else spec.role == "behavior"
+    return not config.inputs or spec.name in config.inputs, is_target
+
+
+def _differences(first: CovariateSpec, second: CovariateSpec) -> list[str]:
+    """Fields other than the description in which two specs differ."""
+    left, right = asdict(first), asdict(second)
+    return [
+        f"{key} ({left[key]!r} and {right[key]!r})" for key in left if key != "description" and left[key] != right[key]
+    ]
+
+
+def _check_names(config: DataConfig, found: dict[str, dict[str, CovariateSpec]]) -> None:
+    for part, one in config.corpora.items() or [("", config)]:
+        known = {name for name, specs in found.items() if part in specs}
+        where = f"data.corpora.{part}" if part else "data"
+        for key in ("inputs", "targets"):
+            if unknown := sorted(set(getattr(one, key)) - known):
+                raise ValueError(f"{where}.{key}: no covariate {unknown} in {_path(one)}; there are {sorted(known)}")
+    several = {name for name, specs in found.items() if len(specs) > 1}
+    if alone := sorted(set(config.shared) - several):
+        raise ValueError(f"data.shared: {alone} are not in two corpora; those that are: {sorted(several)}")
+    if undecided := sorted(several - set(config.shared)):
+        name = undecided[0]
+        part = list(found[name])[-1]
+        raise ValueError(
+            f"data: several corpora have {undecided}. If they mean the same, write `shared: {undecided}`; if not, "
+            f"rename them in all but one, such as data.corpora.{part}.rename: {{{name}: {part}_{name}}}"
+        )
+
+
+def _path(config: DataConfig | CorpusConfig) -> str:
+    return config.path if isinstance(config, CorpusConfig) else config.corpus
+
+
+def _check_shared(name: str, specs: dict[str, CovariateSpec], uses: dict[str, tuple[bool, bool]]) -> None:
+    first = next(iter(specs))
+    for part, spec in specs.items():
+        differs = _differences(specs[first], spec)
+        if uses[part] != uses[first]:
+            differs.append(f"(input, target) ({uses[first]} and {uses[part]})")
+        if differs:
+            raise ValueError(
+                f"data.shared: {name!r} differs between {first} and {part} in {', '.join(differs)}; make the recipes "
+                "agree, or rename one"
             )
-            chosen = np.cumsum(marks)[:-1] > 0
-        seen = values[chosen & covariate.observed]
-        total, square, number = total + seen.sum(0), square + (seen**2).sum(0), number + len(seen)
-    if not number:
-        return channel
-    mean = total / number
-    std = np.sqrt(np.maximum(square / number - mean**2, 0))
-    std[std < 1e-6] = 1.0
-    return Channel(channel.spec, channel.is_input, channel.is_target, tuple(mean.tolist()), tuple(std.tolist()))
 
 
 def pretraining_subjects(corpus: Corpus, config: DataConfig) -> list[str]:
@@ -156,5 +224,5 @@ def pretraining_subjects(corpus: Corpus, config: DataConfig) -> list[str]:
         raise ValueError(f"data: {both} are in subjects and held out; an animal has one place")
     subjects = config.subjects or [subject for subject in known if subject not in held]
     if not subjects:
-        raise ValueError(f"data: all animals of {config.corpus} are held out; lower data.held_out_fraction")
+        raise ValueError(f"data: all animals of {corpus.path} are held out; lower data.held_out_fraction")
     return subjects

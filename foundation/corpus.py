@@ -76,6 +76,16 @@ class Corpus:
         return list(self._entries)
 
     @property
+    def entries(self) -> dict[str, dict[str, str]]:
+        """The manifest's entry of each recording id."""
+        return dict(self._entries)
+
+    @property
+    def manifest_sha256(self) -> str:
+        """Hash of the manifest, and through it of every byte of the corpus."""
+        return _sha256(self.path / "manifest.json")
+
+    @property
     def subjects(self) -> dict[str, str]:
         """The animal of each recording id."""
         return {key: entry["subject_id"] for key, entry in self._entries.items()}
@@ -105,12 +115,17 @@ class Corpus:
         ):
             if unknown := sorted(set(wanted or ()) - known):
                 raise CorpusError(f"{self.path}: no {name} {unknown}; there are {sorted(known)[:12]}")
-        keep = {
-            key: entry
-            for key, entry in self._entries.items()
-            if (subjects is None or entry["subject_id"] in subjects) and (recordings is None or key in recordings)
-        }
-        return Corpus(self.path, keep)
+        return self.restrict(
+            {
+                key
+                for key, entry in self._entries.items()
+                if (subjects is None or entry["subject_id"] in subjects) and (recordings is None or key in recordings)
+            }
+        )
+
+    def restrict(self, keep: set[str]) -> Corpus:
+        """The part of the corpus with these recordings; ids that it does not have are left alone."""
+        return Corpus(self.path, {key: entry for key, entry in self._entries.items() if key in keep})
 
     def verify(self, recording_id: str) -> None:
         """Compare every file of a recording with its recorded hash.
@@ -142,11 +157,6 @@ def write_manifest(path: str | Path) -> Corpus:
         entries[recording_id] = {"subject_id": info["info"]["subject_id"], "info_sha256": _sha256(info_path)}
     write_atomic(path / "manifest.json", _dump({"schema_version": SCHEMA_VERSION, "recordings": entries}))
     return Corpus.open(path)
-
-
-def manifest_hash(corpus: Corpus) -> str:
-    """Hash of the manifest, and through it of every byte of the corpus."""
-    return _sha256(corpus.path / "manifest.json")
 
 
 def write_recording(root: str | Path, recording: Recording, *, overwrite: bool = False) -> Path:

@@ -16,6 +16,7 @@ import torch
 
 from foundation.channels import MIN_BINS
 from foundation.corpus import Corpus, write_atomic
+from foundation.mixture import known_as
 from foundation.model import FoundationModel
 from foundation.predict import answers, hide_all_but_spikes
 from foundation.sampling import Window, WindowReader
@@ -58,7 +59,7 @@ def embed(model: FoundationModel, corpus: Corpus, recording_id: str, windows: li
         ValueError: The model has no adapter for it.
     """
     model.adapters.span(recording_id)
-    reader = WindowReader(corpus, model.channels, model.config.bin_size_s)
+    reader = WindowReader(known_as(corpus, model.config.names), model.channels, model.config.bin_size_s)
     chosen = windows or domain_windows(reader, recording_id, model.config.window_s)
     found = list(answers(model, reader, chosen, hide_all_but_spikes))
     size = reader.bin_size_s

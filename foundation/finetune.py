@@ -21,6 +21,7 @@ from foundation.checkpoint import RunError, load_model, save_folder
 from foundation.corpus import Corpus
 from foundation.decoding import DecodingConfig, fit_decoding
 from foundation.fingerprint import fit_fingerprints
+from foundation.mixture import known_as
 from foundation.model import FoundationModel
 from foundation.objectives import ObjectiveConfig
 from foundation.optim import OptimConfig
@@ -124,7 +125,7 @@ def adapt(
         raise ValueError(f"adapt: got animals {sorted(subjects)}; adapt each on its own, so that none informs another")
     if subjects & set(base.provenance["pretraining_subjects"]) and track != "scratch":
         raise ValueError(f"adapt: {sorted(subjects)} was pretrained on; its rows exist already")
-    reader = WindowReader(corpus, base.channels, base.config.bin_size_s)
+    reader = WindowReader(known_as(corpus, base.config.names), base.channels, base.config.bin_size_s)
     data = training_data(reader, recording_ids, base.config.window_s, assignment.roles)
     if track == "full":
         model = start or adapt(
@@ -229,7 +230,8 @@ def _save(model: FoundationModel, folder: Path, request: dict[str, Any]) -> None
 def _fresh(base: FoundationModel, track: Track, seed: int) -> FoundationModel:
     """The pretrained weights without sessions, or new ones for the control from scratch."""
     if track == "scratch":
-        return FoundationModel.create(base.shape, base.channels, base.config.bin_size_s, base.config.window_s, seed)
+        size, window_s = base.config.bin_size_s, base.config.window_s
+        return FoundationModel.create(base.shape, base.channels, size, window_s, seed, base.config.names)
     model = copy.deepcopy(base)
     model.keep_sessions([])
     return model

@@ -32,6 +32,7 @@ from foundation.adapters import (
 )
 from foundation.channels import Channel, channel_slices
 from foundation.masking import Masks
+from foundation.mixture import Names
 from foundation.model_config import FoundationConfig, ModelConfig, channel_from_dict, channel_to_dict
 from foundation.sampling import STRUCTURE, Batch
 from foundation.trunk import Trunk
@@ -99,7 +100,13 @@ class FoundationModel(PreTrainedModel):
 
     @classmethod
     def create(
-        cls, shape: ModelConfig, channels: list[Channel], bin_size_s: float, window_s: float, seed: int
+        cls,
+        shape: ModelConfig,
+        channels: list[Channel],
+        bin_size_s: float,
+        window_s: float,
+        seed: int,
+        names: Names | None = None,
     ) -> FoundationModel:
         """A new model without sessions; the same seed gives the same weights."""
         config = FoundationConfig(
@@ -107,6 +114,7 @@ class FoundationModel(PreTrainedModel):
             channels=[channel_to_dict(channel) for channel in channels],
             bin_size_s=bin_size_s,
             window_s=window_s,
+            names={dataset: dict(rename) for dataset, rename in (names or {}).items()},
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

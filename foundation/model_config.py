@@ -65,6 +65,7 @@ class FoundationConfig(PretrainedConfig):
         window_s: float = 2.0,
         num_units: int = 0,
         num_sessions: int = 0,
+        names: dict[str, dict[str, str]] | None = None,
         **kwargs: Any,
     ) -> None:
         self.model = model or asdict(ModelConfig())
@@ -73,6 +74,8 @@ class FoundationConfig(PretrainedConfig):
         self.window_s = window_s
         self.num_units = num_units
         self.num_sessions = num_sessions
+        # Dataset -> covariate -> channel that reads it, where the two have not one name (`foundation.mixture`).
+        self.names = names or {}
         super().__init__(**kwargs)
 
 

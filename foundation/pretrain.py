@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 import foundation
-from foundation.channels import find_channels, pretraining_subjects
+from foundation.channels import corpus_groups, find_channels, open_data, pretraining_subjects
 from foundation.checkpoint import RunError, best_model, save_folder
 from foundation.config import Config, dump_config
-from foundation.corpus import Corpus, manifest_hash, write_atomic
+from foundation.corpus import Corpus, write_atomic
 from foundation.encoding import learn_population
 from foundation.fingerprint import learn_fingerprints
+from foundation.mixture import Mixture
 from foundation.model import FoundationModel
 from foundation.sampling import WindowReader
 from foundation.splits import session_roles
@@ -36,7 +37,7 @@ def pretrain(config: Config) -> Path:
     if accelerator.is_main_process:
         claim_folder(folder, config)
     accelerator.wait_for_everyone()
-    corpus = Corpus.open(config.data.corpus)
+    corpus = open_data(config.data)
     subjects = pretraining_subjects(corpus, config.data)
     corpus = corpus.select(subjects=subjects)
     channels = find_channels(corpus, config.data, corpus.ids)
@@ -44,7 +45,10 @@ def pretrain(config: Config) -> Path:
     data = training_data(
         reader, corpus.ids, config.data.window_s, lambda r: session_roles(r, config.data.split, config.data.fold)
     )
-    model = FoundationModel.create(config.model, channels, config.data.bin_size_s, config.data.window_s, config.seed)
+    data.groups = corpus_groups(corpus, config.data)
+    names = corpus.names if isinstance(corpus, Mixture) else None
+    size, window_s = config.data.bin_size_s, config.data.window_s
+    model = FoundationModel.create(config.model, channels, size, window_s, config.seed, names)
     add_sessions(model, data, corpus.ids, config.seed)
     model.provenance = provenance(config, corpus, subjects)
     fit(
@@ -78,7 +82,7 @@ def provenance(config: Config, corpus: Corpus, subjects: list[str]) -> dict[str,
         "pretraining_recordings": corpus.ids,
         "split": config.data.split,
         "fold": config.data.fold,
-        "corpus_sha256": manifest_hash(corpus),
+        "corpus_sha256": corpus.manifest_sha256,
         "seed": config.seed,
         "adapted": {},
         "versions": {

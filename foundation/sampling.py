@@ -6,7 +6,7 @@ windows differ in length. Batch k is a pure function of (seed, k), so a sampler 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -240,8 +240,9 @@ class WindowSampler:
     """Draws batches of windows from many sessions, the same for the same seed whatever the number of workers.
 
     A step draws `windows_per_step / windows_per_session` sessions, with probability proportional to
-    (number of windows)**temperature, and from each that many windows. A stretch longer than the window is entered at a
-    random point. `batch_windows(k)` depends on (seed, k) only.
+    (number of windows)**temperature, and from each that many windows. In a mixture of corpora each session is drawn
+    from a corpus drawn by its weight, so that a corpus gets its share whatever its number of sessions. A stretch longer
+    than the window is entered at a random point. `batch_windows(k)` depends on (seed, k) only.
 
     Attributes:
         step: The next step to draw.
@@ -256,15 +257,20 @@ class WindowSampler:
         temperature: float = 0.5,
         window_bins: int | None = None,
         bin_size_s: float = 0.02,
+        groups: Mapping[str, tuple[float, list[str]]] | None = None,
     ) -> None:
         self.windows = {key: value for key, value in sorted(windows.items()) if value}
         if not self.windows:
             raise ValueError("no session has a window to draw; check the split, the subjects and data.window_s")
         self.per_step, self.per_session = windows_per_step, min(windows_per_session, windows_per_step)
         self.seed, self.step = seed, 0
-        weights = np.array([len(value) for value in self.windows.values()], float) ** temperature
-        self._probability = weights / weights.sum()
-        self._ids = list(self.windows)
+        weight, members = [], []
+        for share, ids in (groups or {"": (1.0, list(self.windows))}).values():
+            if kept := [key for key in sorted(ids) if key in self.windows]:
+                sizes = np.array([len(self.windows[key]) for key in kept], float) ** temperature
+                weight.append(share)
+                members.append((kept, sizes / sizes.sum()))
+        self._share, self._members = np.array(weight) / np.sum(weight), members
         self._slack = self._find_slack(window_bins, bin_size_s)
 
     def _find_slack(self, window_bins: int | None, bin_size_s: float) -> dict[Window, tuple[float, float]]:
@@ -288,15 +294,23 @@ class WindowSampler:
     def batch_windows(self, step: int) -> list[Window]:
         """The windows of step `step`."""
         rng = np.random.default_rng([self.seed, step])
-        num_groups = max(1, self.per_step // self.per_session)
-        replace = num_groups > len(self._ids)
-        chosen = rng.choice(len(self._ids), num_groups, replace=replace, p=self._probability)
         drawn = []
-        for group in chosen:
-            windows = self.windows[self._ids[group]]
+        for session in self._draw_sessions(rng):
+            windows = self.windows[session]
             for i in rng.choice(len(windows), self.per_session, replace=len(windows) < self.per_session):
                 drawn.append(self._jittered(windows[i], rng))
         return drawn
+
+    def _draw_sessions(self, rng: np.random.Generator) -> list[str]:
+        num = max(1, self.per_step // self.per_session)
+        single = len(self._members) == 1
+        corpora = np.zeros(num, int) if single else rng.choice(len(self._members), num, p=self._share)
+        sessions: list[str] = []
+        for corpus, count in zip(*np.unique(corpora, return_counts=True)):
+            ids, probability = self._members[corpus]
+            chosen = rng.choice(len(ids), count, replace=bool(count > len(ids)), p=probability)
+            sessions += [ids[i] for i in chosen]
+        return sessions
 
     def _jittered(self, window: Window, rng: np.random.Generator) -> Window:
         if window not in self._slack:

@@ -177,6 +177,7 @@ class _Loop:
             train.temperature,
             window_bins=round(model.config.window_s / data.reader.bin_size_s),
             bin_size_s=data.reader.bin_size_s,
+            groups=data.groups,
         )
         self.best_loss, self.stale, self.stopped = float("inf"), 0, False
         self.best_parameters: dict[str, torch.Tensor] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,11 +15,19 @@ from foundation.sampling import Window, WindowReader, session_windows
 
 @dataclass
 class TrainingData:
-    """Windows by session and the reader that opens them."""
+    """Windows by session and the reader that opens them.
+
+    Attributes:
+        reader: Opens the recordings.
+        train: Windows to train on.
+        val: Windows to validate on.
+        groups: For a mixture of corpora, the weight and the sessions of each.
+    """
 
     reader: WindowReader
     train: dict[str, list[Window]]
     val: dict[str, list[Window]]
+    groups: dict[str, tuple[float, list[str]]] = field(default_factory=dict)
 
 
 def spread(windows: dict[str, list[Window]], most: int) -> dict[str, list[Window]]:

@@ -23,6 +23,7 @@ LAYERS = [
         "foundation.poisson_ridge",
         "foundation.linear_decoders",
     ],
+    ["foundation.mixture", "foundation.normalizers"],
     ["foundation.channels"],
     ["foundation.sampling"],
     ["foundation.masking", "foundation.adapters", "foundation.trunk", "foundation.weight_prior"],

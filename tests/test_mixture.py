@@ -1,0 +1,231 @@
+"""Several corpora in one run: names, shared covariates, shares of the windows, and a new animal of either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eval.held_out import evaluate
+from foundation.__main__ import main
+from foundation.channels import DataConfig, corpus_groups, find_channels, open_data
+from foundation.checkpoint import load_model
+from foundation.config import load_config
+from foundation.corpus import Corpus, CorpusError, write_manifest, write_recording
+from foundation.mixture import CorpusConfig, Mixture, known_as, open_corpora, renamed
+from foundation.recording import Covariate, CovariateSpec, Recording, RecordingError
+from foundation.sampling import WindowReader, WindowSampler
+from foundation.splits import session_roles
+from foundation.training_data import training_data
+
+Tiny = Callable[..., Recording]
+SIZE = 0.02
+
+
+def continuous(name: str, scale: float, seed: int = 0, **fields: Any) -> Covariate:
+    times = np.arange(0, 40, 0.01)
+    values = scale * np.abs(np.random.default_rng(seed).normal(size=len(times)))
+    return Covariate.continuous(CovariateSpec(name, "continuous", "time", **fields), values, times)
+
+
+@pytest.fixture
+def corpora(tiny_recording: Tiny, tmp_path: Path) -> dict[str, Path]:
+    """Two corpora: wheel in rad/s, lick; and a belt in cm/s, lick, an image."""
+    lick = Covariate.events(CovariateSpec("lick", "event", "time"), np.array([3.0, 4.0]))
+    image = Covariate.categorical(
+        CovariateSpec("image", "categorical", "time", num_classes=4, role="stimulus"),
+        np.array([0, 1, 2, 3]),
+        np.array([0.0, 10.0, 20.0, 30.0]),
+    )
+    made: dict[str, Callable[[int], dict[str, Covariate]]] = {
+        "mice": lambda seed: {"wheel": continuous("wheel", 2.0, seed, unit="rad/s"), "lick": lick},
+        "rats": lambda seed: {"belt": continuous("belt", 3.0, seed, unit="rad/s"), "lick": lick, "image": image},
+    }
+    for corpus, covariates in made.items():
+        for i in range(3):
+            recording = tiny_recording(session=f"{corpus}{i}", subject=f"{corpus}{i}", seed=i)
+            info = replace(recording.info, recording_id=f"{corpus}/{corpus}{i}")
+            units = recording.units.assign(unit_id=[f"{corpus}/{i}/{u}" for u in range(3)])
+            write_recording(tmp_path / corpus, replace(recording, info=info, units=units, covariates=covariates(i)))
+        write_manifest(tmp_path / corpus)
+    return {key: tmp_path / key for key in made}
+
+
+def config(corpora: dict[str, Path], shared: list[str] | None = None, **parts: dict[str, Any]) -> DataConfig:
+    given = {key: CorpusConfig(path=str(path), **parts.get(key, {})) for key, path in corpora.items()}
+    return DataConfig(corpora=given, shared=shared or [], held_out=["rats2"])
+
+
+ONE_NAME = {"mice": {"rename": {"wheel": "speed"}}, "rats": {"rename": {"belt": "speed"}}}
+
+
+def test_a_mixture_reads_what_its_parts_read(corpora: dict[str, Path]) -> None:
+    mixture = open_data(config(corpora))
+    parts = {key: Corpus.open(path) for key, path in corpora.items()}
+    assert isinstance(mixture, Mixture)
+    assert mixture.ids == [f"{key}/{key}{i}" for key in ("mice", "rats") for i in range(3)]
+    assert mixture.subjects == parts["mice"].subjects | parts["rats"].subjects
+    for key in mixture.ids:
+        part = parts[mixture.part_of(key)]
+        assert np.array_equal(mixture[key].spike_times, part[key].spike_times)
+        assert mixture.folder(key) == part.folder(key)
+        mixture.verify(key)
+    chosen = mixture.select(subjects=["mice1", "rats0"])
+    assert chosen.ids == ["mice/mice1", "rats/rats0"]
+    assert list(chosen["mice/mice1"].covariates) == ["wheel", "lick"]
+    with pytest.raises(CorpusError, match=r"no subject \['cat'\]"):
+        mixture.select(subjects=["cat"])
+    with pytest.raises(CorpusError, match="no recording 'rats/none'"):
+        mixture["rats/none"]
+    with pytest.raises(CorpusError, match="are in corpus 'a' too"):
+        Mixture({"a": parts["mice"], "b": parts["mice"]})
+    assert mixture.manifest_sha256 not in (parts["mice"].manifest_sha256, parts["rats"].manifest_sha256)
+    assert open_corpora([str(corpora["mice"])]).ids == parts["mice"].ids
+    assert open_corpora([str(path) for path in corpora.values()]).ids == mixture.ids
+
+
+def test_renaming_changes_names_and_nothing_else(corpora: dict[str, Path]) -> None:
+    mixture = open_data(config(corpora, ["speed", "lick"], **ONE_NAME))
+    plain = Corpus.open(corpora["rats"])
+    got, expected = mixture["rats/rats1"].validate(), plain["rats/rats1"]
+    assert list(got.covariates) == ["speed", "lick", "image"]
+    assert got.covariates["speed"].spec == replace(expected.covariates["belt"].spec, name="speed")
+    assert np.array_equal(got.covariates["speed"].values, expected.covariates["belt"].values)
+    # A new animal's corpus, under the names of the model; other datasets keep theirs.
+    assert isinstance(mixture, Mixture)
+    assert list(known_as(plain, mixture.names)["rats/rats1"].covariates) == ["speed", "lick", "image"]
+    assert known_as(plain, {}) is plain
+    assert list(known_as(plain, {"dogs": {"belt": "speed"}})["rats/rats1"].covariates) == ["belt", "lick", "image"]
+    with pytest.raises(RecordingError, match="two covariates named 'lick'"):
+        renamed(expected, {"belt": "lick"})
+
+
+def test_one_name_in_two_corpora_needs_a_decision(corpora: dict[str, Path]) -> None:
+    undecided = config(corpora)
+    mixture = open_data(undecided)
+    with pytest.raises(ValueError, match=r"several corpora have \['lick'\].*`shared: \['lick'\]`.*rats_lick"):
+        find_channels(mixture, undecided, mixture.ids)
+    with pytest.raises(ValueError, match=r"data.shared: \['image'\] are not in two corpora"):
+        find_channels(mixture, config(corpora, ["lick", "image"]), mixture.ids)
+    apart = config(corpora, rats={"rename": {"lick": "rats_lick"}})
+    names = [c.spec.name for c in find_channels(open_data(apart), apart, mixture.ids)]
+    assert names == ["wheel", "lick", "belt", "rats_lick", "image"]
+
+
+def test_each_corpus_has_its_own_inputs_and_targets(corpora: dict[str, Path]) -> None:
+    own = config(corpora, ["lick"], mice={"targets": ["wheel", "lick"]}, rats={"inputs": ["lick", "belt"]})
+    mixture = open_data(own)
+    found = {c.spec.name: (c.is_input, c.is_target) for c in find_channels(mixture, own, mixture.ids)}
+    assert found == {"wheel": (True, True), "lick": (True, True), "belt": (True, True)}
+    disagree = config(corpora, ["lick"], mice={"targets": ["wheel"]})
+    with pytest.raises(ValueError, match=r"'lick' differs between mice and rats in \(input, target\)"):
+        find_channels(mixture, disagree, mixture.ids)
+    unknown = config(corpora, ["lick"], mice={"inputs": ["image"]})
+    with pytest.raises(ValueError, match=r"data.corpora.mice.inputs: no covariate \['image'\]"):
+        find_channels(mixture, unknown, mixture.ids)
+
+
+def test_shared_covariates_agree_on_unit_and_scale(corpora: dict[str, Path], tiny_recording: Tiny) -> None:
+    shared = config(corpora, ["speed", "lick"], **ONE_NAME)
+    mixture = open_data(shared)
+    (speed,) = [c for c in find_channels(mixture, shared, mixture.ids) if c.spec.name == "speed"]
+    seen = []
+    for key in mixture.ids:
+        recording = mixture[key]
+        values, times = recording.covariates["speed"].values, recording.covariates["speed"].times
+        assert times is not None
+        for row in np.flatnonzero(session_roles(recording) == 0):
+            start, stop = recording.trials[["start_s", "stop_s"]].to_numpy()[row]
+            seen.append(values[(times >= start) & (times < stop)])
+    every = np.concatenate(seen).astype(float)
+    assert speed.mean[0] == pytest.approx(every.mean(), rel=1e-9)
+    assert speed.std[0] == pytest.approx(every.std(), rel=1e-6)
+
+    def rewrite(unit: str, scale: float) -> None:
+        for i in range(3):
+            recording = Corpus.open(corpora["rats"])[f"rats/rats{i}"]
+            belt = continuous("belt", scale, unit=unit)
+            write_recording(
+                corpora["rats"], replace(recording, covariates=recording.covariates | {"belt": belt}), overwrite=True
+            )
+        write_manifest(corpora["rats"])
+
+    rewrite("cm/s", 3.0)
+    with pytest.raises(ValueError, match=r"'speed' differs between mice and rats in unit \('rad/s' and 'cm/s'\)"):
+        find_channels(open_data(shared), shared, mixture.ids)
+    rewrite("rad/s", 300.0)
+    with pytest.raises(ValueError, match=r"both say 'rad/s'; one of them is in another unit"):
+        find_channels(open_data(shared), shared, mixture.ids)
+
+
+def test_what_a_corpus_lacks_is_missing_not_zero(corpora: dict[str, Path]) -> None:
+    shared = config(corpora, ["speed", "lick"], **ONE_NAME)
+    mixture = open_data(shared)
+    channels = find_channels(mixture, shared, mixture.ids)
+    reader = WindowReader(mixture, channels, SIZE)
+    data = training_data(reader, mixture.ids, 0.4, session_roles)
+    batch = reader.batch([data.train["mice/mice0"][0], data.train["rats/rats0"][0]])
+    observed = {c.spec.name: batch.observed[:, :, i].all(dim=1).tolist() for i, c in enumerate(channels)}
+    assert observed == {"speed": [True, True], "lick": [True, True], "image": [False, True]}
+
+
+def test_corpora_get_their_shares_of_the_windows(corpora: dict[str, Path]) -> None:
+    weighted = config(corpora, ["lick"], mice={"weight": 1.0}, rats={"weight": 3.0})
+    mixture = open_data(weighted).select(recordings=["mice/mice0", "mice/mice1", "mice/mice2", "rats/rats0"])
+    reader = WindowReader(mixture, [], SIZE)
+    data = training_data(reader, mixture.ids, 0.4, session_roles)
+    groups = corpus_groups(mixture, weighted)
+    assert groups["rats"] == (3.0, ["rats/rats0"])
+    sampler = WindowSampler(data.train, 16, 4, seed=3, groups=groups)
+    steps = [sampler.batch_windows(step) for step in range(600)]
+    assert steps[5] == WindowSampler(data.train, 16, 4, seed=3, groups=groups).batch_windows(5)
+    drawn = [w.recording_id for step in steps for w in step]
+    # 2,400 draws of a session; 5 standard errors are 0.044.
+    assert np.mean([key.startswith("rats") for key in drawn]) == pytest.approx(0.75, abs=0.044)
+    mice = [drawn.count(f"mice/mice{i}") for i in range(3)]
+    assert max(mice) < 1.3 * min(mice)
+
+
+def test_a_run_on_two_corpora_adapts_to_an_animal_of_either(corpora: dict[str, Path], tmp_path: Path) -> None:
+
+    path = tmp_path / "mix.yaml"
+    path.write_text(
+        f"""
+out: {tmp_path / "run"}
+data:
+  corpora:
+    mice: {{path: {corpora["mice"]}, rename: {{wheel: speed}}}}
+    rats: {{path: {corpora["rats"]}, rename: {{belt: speed}}, weight: 2.0}}
+  shared: [speed, lick]
+  held_out: [mice2, rats2]
+  window_s: 0.4
+model: {{width: 16, depth: 1, heads: 2, feed_forward: 16, private_rank: 2}}
+train: {{steps: 4, windows_per_step: 8, windows_per_session: 4, val_every: 4, track: []}}
+finetune: {{steps: 3, windows_per_step: 8, readout: {{groups: 2}}}}
+"""
+    )
+    assert load_config(path).data.corpora["rats"].weight == 2.0
+    assert main(["train", str(path)]) == 0
+    model = load_model(tmp_path / "run")
+    assert model.config.names == {"mice": {"wheel": "speed"}, "rats": {"belt": "speed"}}
+    assert model.provenance["pretraining_subjects"] == ["mice0", "mice1", "rats0", "rats1"]
+    for corpus, subject in (("mice", "mice2"), ("rats", "rats2")):
+        words = ["--corpus", str(corpora[corpus]), "--subjects", subject]
+        assert main(["finetune", str(tmp_path / "run"), *words, "--out", str(tmp_path / "new")]) == 0
+        reader = WindowReader(known_as(Corpus.open(corpora[corpus]), model.config.names), model.channels, SIZE)
+        data = training_data(reader, [f"{corpus}/{subject}"], 0.4, session_roles)
+        speed = [c.spec.name for c in model.channels].index("speed")
+        batch = reader.batch(data.train[f"{corpus}/{subject}"][:2])
+        assert batch.observed[..., speed][batch.valid].all()
+        assert batch.covariates.abs().sum() > 0
+    runs, out = [tmp_path / "new"], tmp_path / "results"
+    evaluate(runs, Corpus.open(corpora["rats"]), ["rats2"], out, tasks=["decode_speed"])
+    rows = pd.read_parquet(out / "results.parquet")
+    assert set(rows["task"]) == {"decode_speed acausal", "decode_speed causal"}
+    assert set(rows["dataset"]) == {"rats"}
+    assert {"model", "baseline"} <= set(rows["kind"])
