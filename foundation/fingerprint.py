@@ -29,6 +29,7 @@ from foundation.spiking_statistics import (
     history_weights,
     lag_edges,
 )
+from foundation.task_basis import MOST_CLASSES
 from foundation.training_data import TrainingData, spread
 
 # Windows of reference trials, seconds from the start and back from the end: of the time course, and of tuning.
@@ -184,7 +185,7 @@ def _reference_functionals(
     step, to_end = (np.where(inside, np.floor(bins), -1).astype(int) for bins in (since, until))
     lengths, values, events = np.array([len(z) for z in features]), [], []
     for c, (channel, where) in enumerate(zip(model.channels, channel_slices(model.channels))):
-        if not channel.is_input:
+        if not channel.is_input or channel.spec.num_classes > MOST_CLASSES:
             continue
         found = covariates[:, where].astype(float)
         if channel.spec.kind == "event":

@@ -21,6 +21,9 @@ EVENT_DECAYS_S = (0.02, 0.05, 0.15)
 # Shifts, in bins, at which a continuous covariate is read beside the present.
 BEHAVIOR_LAGS = (-10, -5, -2, 2, 5, 10)
 NUM_FINE, NUM_COARSE = 13, 7
+# Covariates of more classes, such as the frames of a movie, are left to the trunk: each class is seen too seldom to
+# have a weight in every unit.
+MOST_CLASSES = 32
 
 
 def hats(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
@@ -74,14 +77,14 @@ class TaskBasis:
         blocks = [(2.0, fine), (2.0, fine_end)]
         happened = np.zeros(len(since), bool)
         for c, (channel, where) in enumerate(zip(self.channels, channel_slices(self.channels))):
-            if not channel.is_input:
+            if not channel.is_input or channel.spec.num_classes > MOST_CLASSES:
                 continue
             values = np.where(observed[:, [c]], covariates[:, where], 0.0)
             if channel.spec.kind == "event":
                 happened |= values[:, 0] > 0
                 blocks.append((1.0, _recent(values[:, 0])))
             elif channel.spec.scope == "time":
-                blocks.append((1.0, _shifted(values)))
+                blocks.append((1.0, _shifted(values, channel.spec.kind == "continuous")))
             else:
                 contrast = values[:, 1:] - values[:, :1] if channel.spec.num_classes == 2 else values
                 size = 0.5 if channel.spec.role == "task" else 1.0
@@ -109,8 +112,9 @@ def _recent(values: np.ndarray) -> np.ndarray:
     return np.stack([*windows, total[1:]], axis=1)
 
 
-def _shifted(values: np.ndarray) -> np.ndarray:
-    """Values `(T, K)`, their sizes, a saturated copy, and shifted copies."""
+def _shifted(values: np.ndarray, is_continuous: bool) -> np.ndarray:
+    """Values `(T, K)` and shifted copies; of continuous ones also their sizes and a saturated copy."""
     row = np.arange(len(values))
     shifts = [values[np.clip(row - lag, 0, len(values) - 1)] for lag in BEHAVIOR_LAGS]
-    return np.concatenate([values, np.abs(values), np.tanh(2 * values), *shifts], axis=1)
+    shapes = [np.abs(values), np.tanh(2 * values)] if is_continuous else []
+    return np.concatenate([values, *shapes, *shifts], axis=1)
