@@ -7,6 +7,9 @@ rows beside; else the adapter rows. Region labels are read here and nowhere befo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import pandas as pd
 
 from eval.adapted import Adapted
@@ -48,7 +51,7 @@ def region_rows(
     size = pretrained.config.bin_size_s
     owner = {key: model for key, model in owner.items() if key in labelled}
     vectors = {key: model.adapter_rows(key) for key, model in owner.items()}
-    others = {"activity statistics": {key: unit_features(corpus[key], size)[0] for key in owner}}
+    others = {"activity statistics": aligned({key: unit_features(corpus[key], size) for key in owner})}
     if all(FINGERPRINT in model.readouts.get(key, {}) for key, model in owner.items()):
         others = {"adapter rows": vectors} | others
         vectors = {key: model.unit_embeddings(key) for key, model in owner.items()}
@@ -64,6 +67,27 @@ def region_rows(
     first = next(iter(chosen.values()))
     datasets = {corpus.subjects[key]: key.split("/")[0] for key in vectors}
     return _rows(found.scores, first, datasets), _confusions(found.confusion)
+
+
+def aligned(features: Mapping[str, tuple[np.ndarray, list[str]]]) -> dict[str, np.ndarray]:
+    """Features of sessions whose covariates differ, `(N, F)` each over all names that any session has.
+
+    A column that a session lacks gets the mean of the sessions that have it, which says nothing.
+
+    Args:
+        features: `(N, F_s)` and the F_s names, per recording id.
+    """
+    names = list(dict.fromkeys(name for _, own in features.values() for name in own))
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for values, own in features.values():
+        for name, column in zip(own, values.T):
+            columns[name].append(column)
+    mean = np.array([np.concatenate(columns[name]).mean() for name in names])
+    out = {}
+    for key, (values, own) in features.items():
+        out[key] = np.tile(mean, (len(values), 1))
+        out[key][:, [names.index(name) for name in own]] = values
+    return out
 
 
 def _rows(scores: pd.DataFrame, adapted: Adapted, datasets: dict[str, str]) -> list[ResultRow]:

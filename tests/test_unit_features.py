@@ -10,6 +10,7 @@ import pytest
 
 from data_recipes.luo2025 import read
 from eval import probes
+from eval.region_evaluation import aligned
 from eval.unit_features import rate_only, trial_counts, unit_features
 from foundation.recording import Covariate, CovariateSpec, Recording, RecordingInfo
 from foundation.splits import stretches
@@ -145,3 +146,14 @@ def test_real_regions_beat_their_nulls(real_data, monkeypatch):
     rows = scores[(scores["input"] == "features") & (scores["probe"] == "logistic")]
     assert len(rows) == 2
     assert (rows["macro_f1"] > rows["null_95"]).any()
+
+
+def test_sessions_with_other_covariates_are_aligned_by_name() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(3, 2)), rng.normal(size=(2, 2))
+    found = aligned({"a": (a, ["rate", "lick"]), "b": (b, ["image", "rate"])})
+    assert np.array_equal(found["a"], np.column_stack([a, np.full(3, b[:, 0].mean())]))
+    assert np.array_equal(found["b"], np.column_stack([b[:, 1], np.full(2, a[:, 1].mean()), b[:, 0]]))
+    same = aligned({"a": (a, ["x", "y"]), "b": (b, ["x", "y"])})
+    assert np.array_equal(same["a"], a)
+    assert np.array_equal(same["b"], b)
