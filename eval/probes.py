@@ -120,9 +120,10 @@ def probe_regions(
     predictions, scores, confusion = {}, [], {}
     for input_name, features in inputs.items():
         for probe_name, fit in PROBES.items():
+            known: Answers = {}
             for protocol in dict.fromkeys(fold.protocol for fold in folds):
                 mine = [fold for fold in folds if fold.protocol == protocol]
-                prediction = predict_folds(replace(table, features=features), mine, fit, seed)
+                prediction = predict_folds(replace(table, features=features), mine, fit, seed, known)
                 predictions[protocol, input_name, probe_name] = prediction
                 for row, counts in score_folds(prediction, table, mine, seed):
                     row |= {"input": input_name, "probe": probe_name}
@@ -191,10 +192,25 @@ def inner_folds(train: ProbeTable) -> list[tuple[np.ndarray, np.ndarray]]:
     return []
 
 
+# Classes, sessions, units and probabilities `(M, K)` of the test units, by what a fold trains, tests and tells apart.
+Answers = dict[tuple[Sequence[str], ...], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+
+
 def predict_folds(
-    table: ProbeTable, folds: Sequence[Fold], fit: Callable[[ProbeTable, int], ClassifierMixin], seed: int = 0
+    table: ProbeTable,
+    folds: Sequence[Fold],
+    fit: Callable[[ProbeTable, int], ClassifierMixin],
+    seed: int = 0,
+    known: Answers | None = None,
 ) -> RegionPrediction:
     """Fit on each fold's training animals and predict the units of its test animals; nothing of these reaches the fit.
+
+    Args:
+        table: Features and regions.
+        folds: Who is trained on and who tested.
+        fit: One of `PROBES`.
+        seed: Of the fit.
+        known: Answers of earlier calls with the same features and fit; protocols may have folds in common.
 
     Raises:
         ValueError: An animal is tested twice, so that its prediction would be ambiguous.
@@ -202,16 +218,22 @@ def predict_folds(
     tested = [name for fold in folds for name in fold.test]
     if len(set(tested)) < len(tested):
         raise ValueError(f"animals are tested in several folds ({sorted(tested)}); give groups that do not overlap")
+    known = {} if known is None else known
     classes = sorted({name for fold in folds for name in fold.classes})
     sessions, units, probs = [], [], []
     for fold in folds:
-        known = np.isin(table.region, fold.classes)
-        probe = fit(table.where(known & np.isin(table.subject, fold.train)), seed)
-        test = table.where(known & np.isin(table.subject, fold.test))
-        prob = np.zeros((len(test.unit), len(classes)))
-        prob[:, np.searchsorted(classes, probe.classes_)] = probe.predict_proba(test.features)
-        sessions.append(session_names(test.session))
-        units.append(test.unit)
+        key = (tuple(fold.train), tuple(fold.test), tuple(fold.classes))
+        if key not in known:
+            inside = np.isin(table.region, fold.classes)
+            probe = fit(table.where(inside & np.isin(table.subject, fold.train)), seed)
+            test = table.where(inside & np.isin(table.subject, fold.test))
+            answer = probe.predict_proba(test.features)
+            known[key] = np.array(probe.classes_), session_names(test.session), test.unit, answer
+        own, session, unit, answer = known[key]
+        prob = np.zeros((len(unit), len(classes)))
+        prob[:, np.searchsorted(classes, own)] = answer
+        sessions.append(session)
+        units.append(unit)
         probs.append(prob)
     return RegionPrediction(np.array(classes), np.concatenate(sessions), np.concatenate(units), np.concatenate(probs))
 

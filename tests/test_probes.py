@@ -154,6 +154,25 @@ def test_the_null_permutes_inside_sessions():
     assert (row["macro_f1"], row["null_95"], row["p"]) == (1, 1, 1)
 
 
+def test_a_fold_of_two_protocols_is_fitted_once():
+    vectors, units, _ = planted()
+    table = probe_table(vectors, units, SESSIONS)
+    folds = group_folds(table, [["A", "B"]])
+    fitted = []
+
+    def counting(train, seed):
+        fitted.append(set(train.subject))
+        return fit_logistic(train, seed)
+
+    known = {}
+    first = predict_folds(table, folds, counting, 0, known)
+    again = predict_folds(table, [replace(fold, protocol="pooled") for fold in folds], counting, 0, known)
+    other = predict_folds(table, [replace(fold, train=("A", "B")) for fold in folds[:1]], counting, 0, known)
+    assert fitted == [{"B"}, {"A"}, {"A", "B"}]
+    np.testing.assert_array_equal(first.prob, again.prob)
+    assert not np.array_equal(other.prob, first.prob[: len(other.prob)])
+
+
 def test_a_missing_unit_is_an_error_and_further_rows_are_ignored():
     vectors, units, _ = planted()
     table = probe_table(vectors, units, SESSIONS)
