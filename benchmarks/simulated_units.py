@@ -40,6 +40,8 @@ DYNAMICS = {
     "CTXsp": (1.0, 0.0),
 }
 PRIVATE_COUPLING = 0.5
+# The IBL table has 27 clusters with two spikes within a moment, and so with rates of up to 60 kHz.
+MOST_HZ = 150.0
 
 
 def sample_units(table: pd.DataFrame, rng: np.random.Generator, num_units: int | None = None) -> pd.DataFrame:
@@ -68,7 +70,8 @@ def simulate_spikes(
 
     Args:
         units: Columns `cosmos_acronym` and `firing_rate` (Hz), the mean rate that each unit gets.
-        latents: By name, `(T,)` at steps of `step_s`, about unit size.
+        latents: By name, `(T,)` at steps of `step_s`, about unit size; `stimulus_0`, `stimulus_1`... each couple as
+            `stimulus` does.
         step_s: Seconds.
         rng: Random generator.
 
@@ -83,8 +86,8 @@ def simulate_spikes(
     }
     edges = step_s * np.arange(num_steps + 1)
     trains = []
-    for region, rate_hz in zip(regions, units["firing_rate"].to_numpy(float)):
-        scale = np.array([COUPLING.get(region, {}).get(name, 0.1) for name in names])
+    for region, rate_hz in zip(regions, np.minimum(units["firing_rate"].to_numpy(float), MOST_HZ)):
+        scale = np.array([COUPLING.get(region, {}).get(name.split("_")[0], 0.1) for name in names])
         log_rate = (scale * rng.normal(size=len(names))) @ stacked
         if region in private:
             log_rate = log_rate + PRIVATE_COUPLING * rng.normal() * private[region]
