@@ -12,9 +12,9 @@ dimensions or 16 channels, other intervals, and attributes of single spikes. A m
 classes; `configs/brainsets` has examples, `load_mapping` lists the entries.
 
 Kept as it is in the file: the domain; spikes outside of it; trials (`is_valid` becomes `usable`) and their columns;
-columns of units; and the source's own splits: exactly in `info.notes` (`source_splits` reads them back), per trial in
-the column `source_split` (`source_split_ts1`... where they have a scope): the role whose domain the trial overlaps,
-"train+val" where there are two, "" where there is none. Without trials, the domain is cut into stretches of at most
+columns of units; and the source's own splits: exactly in `info.splits`, per trial in the column
+`source_split` (`source_split_ts1`... where they have a scope): the role whose domain the trial overlaps, "train+val"
+where there are two, "" where there is none. Without trials, the domain is cut into stretches of at most
 10 s that cross no edge of a split, and these stand in for trials. Evaluation lists of units (Brain-Wide Bench:
 `ts2_co_smoothing_is_held_out_test` and `_val`) are columns of the units, and with `trials: {windows: ...}` the
 windows in which a task is scored are columns of the trials.
@@ -46,14 +46,12 @@ import numpy as np
 
 from data_recipes import brainsets_file as tb
 from data_recipes.brainsets_covariates import check_covariates, default_covariates, keys_of, read_covariate
-from data_recipes.brainsets_trials import notes_of_splits, read_domain, read_trials, source_splits
+from data_recipes.brainsets_trials import read_domain, read_trials
 from data_recipes.brainsets_units import read_spikes, read_units
 from data_recipes.cleaning import Tally, check_clock, check_seconds
 from data_recipes.mapping import ABOUT, check_entries, load_yaml, name_recording
 from data_recipes.sources import Plan, SourceFile, list_files, local_file
 from foundation.recording import Recording, RecordingInfo
-
-__all__ = ["BUILDS", "VERSION", "load_mapping", "plan", "read", "sessions", "source_splits"]
 
 VERSION = 1
 # Of Brain-Wide Bench: without and with the quality filters that its suites 2 and 3 require.
@@ -165,6 +163,7 @@ def read(
                 species=str(m.get("species") or tb.attribute(file, "subject.species").replace("_", " ").lower()),
                 notes=_notes(file, recording_id.split("/")[1], m, absent),
                 counts=tally.counts,
+                splits={s: {r: v.tolist() for r, v in roles.items()} for s, roles in tb.splits(file).items()},
             ),
             spike_times=times,
             spike_units=rows,
@@ -261,7 +260,7 @@ def _source(file: h5py.File, path: str) -> str:
 
 
 def _notes(file: h5py.File, name: str, m: dict[str, Any], absent: dict[str, Any]) -> str:
-    """What is not taken, what is missing, and the splits."""
+    """What is not taken and what is missing."""
     trials, entry = m.get("trials", {}).get("key"), m.get("covariates", {})
     taken = {key for e in entry.values() for key in keys_of(e)} | {m.get("trials", {}).get("windows")}
     left = []
@@ -281,4 +280,4 @@ def _notes(file: h5py.File, name: str, m: dict[str, Any], absent: dict[str, Any]
     parts += [f"build: {label}"] if label else []
     parts += [f"not in the file: {', '.join(absent)}"] if absent else []
     parts += [f"not taken: {', '.join(left)}"] if left else []
-    return "; ".join([*filter(None, parts), *filter(None, [notes_of_splits(tb.splits(file))])])
+    return "; ".join(filter(None, parts))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from typing import Any
 
 import h5py
@@ -14,11 +13,10 @@ from data_recipes import brainsets_file as tb
 from data_recipes.cleaning import Tally, trial_table
 from data_recipes.intervals import union
 from data_recipes.nwb_file import array, node
-from foundation.recording import Recording, empty_trials
+from foundation.recording import empty_trials
 
 # Without trials, roles are given to pieces of this length (`foundation.splits` has the same).
 STRETCH_S = 10.0
-_HEAD = "source splits (s): "
 
 
 def read_domain(file: h5py.File, spikes: str, tally: Tally) -> np.ndarray:
@@ -76,22 +74,6 @@ def read_trials(
     if "windows" in entry:
         table = pd.concat([table, _windows(file, entry, group, len(bounds), rows)], axis=1)
     return table, rows
-
-
-def notes_of_splits(splits: dict[str, dict[str, np.ndarray]]) -> str:
-    """The splits as text that `source_splits` reads back, every bound exactly; "" for none."""
-    return (
-        _HEAD + json.dumps({s: {r: v.tolist() for r, v in roles.items()} for s, roles in splits.items()})
-        if splits
-        else ""
-    )
-
-
-def source_splits(recording: Recording) -> dict[str, dict[str, np.ndarray]]:
-    """The intervals `(I, 2)` s of the splits that the source came with, by scope ("" without one) and role."""
-    _, found, text = recording.info.notes.rpartition(_HEAD)
-    raw = json.loads(text) if found else {}
-    return {s: {r: np.array(v, float).reshape(-1, 2) for r, v in roles.items()} for s, roles in raw.items()}
 
 
 def _column(scope: str) -> str:

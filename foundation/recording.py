@@ -137,6 +137,8 @@ class RecordingInfo:
         species: Such as "rat".
         notes: What the recipe left out, and why.
         counts: What came in, was left out (by reason) and was kept, such as "units out: label below 1".
+        splits: Splits that the source came with, by scope ("" without one) and role: intervals `[start, stop]` in s.
+            They are kept, and no split of this library follows them.
     """
 
     recording_id: str
@@ -148,6 +150,7 @@ class RecordingInfo:
     species: str = ""
     notes: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    splits: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
 
     @property
     def dataset(self) -> str:
