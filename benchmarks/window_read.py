@@ -22,8 +22,9 @@ import numpy as np
 import pandas as pd
 
 from foundation.binning import bin_spikes
-from foundation.corpus import write_manifest, write_recording
+from foundation.corpus import write_manifest
 from foundation.recording import Recording, RecordingInfo, empty_trials
+from foundation.recording_folder import write_recording
 from foundation.sampling import Window, WindowReader
 
 WINDOW_S, BIN_SIZE_S = 2.0, 0.02

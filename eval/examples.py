@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from foundation.corpus import write_atomic
+from foundation.durable import write_atomic
 
 FILE_NAME = "examples.npz"
 

@@ -24,7 +24,8 @@ from eval.region_evaluation import region_rows
 from eval.report_examples import make_examples
 from eval.results import ResultRow, write_results
 from eval.scoring import Score, score
-from foundation.corpus import Corpus, CorpusError
+from foundation.corpus import Corpus
+from foundation.durable import CorpusError
 from foundation.mixture import known_as
 from foundation.recording import RecordingError
 from foundation.sampling import WindowReader

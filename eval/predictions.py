@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.session_view import SessionView
-from foundation.corpus import write_atomic
+from foundation.durable import write_atomic
 
 RATE_TASKS = ("encode", "forecast", "cosmooth")
 LABEL_TASKS = ("choice", "side", "feedback", "turn")

@@ -23,7 +23,7 @@ from eval.report_figures import adaptation_curves, figure_html, template, to_jso
 from eval.report_tables import table
 from eval.report_tasks import Section, task_section, tasks, verdict
 from eval.results import read_results
-from foundation.corpus import write_atomic
+from foundation.durable import write_atomic
 
 _NOT_TERMS = {"step", "split", "loss", "lr", "windows_per_s", "epoch", "elapsed_s", "grad_norm", "windows"}
 _FACTS = {

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from foundation.corpus import write_atomic
+from foundation.durable import write_atomic
 
 SCHEMA_VERSION = 1
 SPLITS = ("interleaved", "temporal")

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from foundation.corpus import write_atomic
+from foundation.durable import write_atomic
 from foundation.model import FoundationModel
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from foundation.channels import MIN_BINS
-from foundation.corpus import Corpus, write_atomic
+from foundation.corpus import Corpus
+from foundation.durable import write_atomic
 from foundation.mixture import known_as
 from foundation.model import FoundationModel
 from foundation.predict import answers, hide_all_but_spikes

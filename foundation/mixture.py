@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from foundation.corpus import Corpus, CorpusError
+from foundation.corpus import Corpus
+from foundation.durable import CorpusError
 from foundation.recording import Recording, RecordingError
 
 # Dataset -> covariate of its recordings -> name that the model knows it by.

@@ -12,7 +12,8 @@ import foundation
 from foundation.channels import corpus_groups, find_channels, open_data, pretraining_subjects
 from foundation.checkpoint import RunError, best_model, save_folder
 from foundation.config import Config, dump_config
-from foundation.corpus import Corpus, write_atomic
+from foundation.corpus import Corpus
+from foundation.durable import write_atomic
 from foundation.encoding import learn_population
 from foundation.fingerprint import learn_fingerprints
 from foundation.mixture import Mixture

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import cached_file
 
 from foundation.adapters import Adapters
-from foundation.corpus import write_atomic
+from foundation.durable import write_atomic
 
 # Key of the arrays in the read-outs' file that are no session's; sessions are numbered.
 _POPULATION = "population"

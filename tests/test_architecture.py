@@ -16,6 +16,11 @@ PACKAGES = ("foundation", "data_recipes", "eval", "benchmarks")
 # From the ground up. A module imports modules of the layers before its own; only a package also imports itself.
 LAYERS = [
     ["foundation", "foundation.recording"],
+    ["foundation.durable", "foundation.remote_file", "foundation.claims"],
+    ["foundation.http_store", "foundation.s3_store"],
+    ["foundation.stores"],
+    ["foundation.remote"],
+    ["foundation.remote_corpus", "foundation.recording_folder"],
     [
         "foundation.corpus",
         "foundation.binning",
@@ -23,7 +28,8 @@ LAYERS = [
         "foundation.poisson_ridge",
         "foundation.linear_decoders",
     ],
-    ["foundation.mixture", "foundation.normalizers"],
+    ["foundation.mixture", "foundation.normalizers", "foundation.dataset_card"],
+    ["foundation.push"],
     ["foundation.channels"],
     ["foundation.sampling"],
     ["foundation.masking", "foundation.adapters", "foundation.trunk", "foundation.weight_prior"],
@@ -48,12 +54,30 @@ LAYERS = [
     ["foundation.pretrain"],
     ["foundation.estimator"],
     ["eval"],
+    ["foundation.arguments"],
     ["foundation.__main__"],
     ["benchmarks"],
 ]
 # Sources of recordings stand beside the library: they know its format, and only the command line knows them.
-RECIPES_MAY_IMPORT = {"foundation.recording", "foundation.corpus", "foundation.binning", "data_recipes"}
-WITHOUT_TORCH = {"foundation.recording", "foundation.corpus", "foundation.binning", "foundation.splits", "data_recipes"}
+RECIPES_MAY_IMPORT = {
+    "foundation.recording",
+    "foundation.durable",
+    "foundation.recording_folder",
+    "foundation.corpus",
+    "foundation.binning",
+    "foundation.claims",
+    "foundation.remote",
+    "foundation.remote_file",
+    "data_recipes",
+}
+WITHOUT_TORCH = {
+    "foundation.recording",
+    "foundation.recording_folder",
+    "foundation.corpus",
+    "foundation.binning",
+    "foundation.splits",
+    "data_recipes",
+}
 
 
 def modules() -> dict[str, Path]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -13,13 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_recipes import RECIPES
 from foundation.__main__ import main
 from foundation.checkpoint import load_model
+from foundation.claims import try_claim
 from foundation.config import Config, dump_config
 from foundation.corpus import Corpus
 
+SMALL = ["num_subjects=2", "num_units=8", "num_trials=10"]
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = ("prepare", "train", "finetune", "embed", "evaluate", "report", "doctor", "demo")
+VERBS = ("prepare", "train", "finetune", "embed", "evaluate", "report", "doctor", "push", "demo")
 HEAVY = ("torch", "transformers", "pandas", "numpy", "pyarrow", "sklearn", "accelerate", "matplotlib")
 
 
@@ -65,6 +70,20 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
             ["embed", "{run}", "--corpus", "{corpus}", "--recording", "synthetic/animal03_0", "--out", "{tmp}"],
             "foundation finetune",
         ),
+        (["prepare", "synthetic"], "--out is missing"),
+        (["prepare", "nothing", "--options"], "no recipe 'nothing'"),
+        (["prepare", "luo2025", "--list", "--source", "{tmp}"], "--list is for `foundation prepare nwb"),
+        (
+            ["prepare", "nwb", "--out", "{tmp}", "--source", "http://localhost/folder/"],
+            "an HTTP folder cannot be listed",
+        ),
+        (["prepare", "nwb", "--out", "{tmp}", "--source", "memory://nothing"], "memory://nothing"),
+        (["push", "{tmp}", "file://{tmp}/far"], "foundation prepare"),
+        (["push", "{corpus}", "hf://datasets/me"], "expected hf://datasets/USER/NAME"),
+        (["push", "{corpus}", "https://localhost/x"], "https://localhost/x"),
+        (["push", "{corpus}", "gopher://x"], "gopher://x"),
+        (["train", "{config}", "data.corpus=memory://nothing"], "no corpus here"),
+        (["doctor", "memory://nothing"], "no corpus here"),
         (["doctor", "{tmp}"], "foundation prepare"),
         (["doctor", "{corpus}", "a=b"], "takes no overrides"),
     ],
@@ -124,16 +143,73 @@ def test_a_process_ends_with_the_status(tmp_path: Path) -> None:
 def test_prepare_and_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "corpus"
     command = ["prepare", "synthetic", "--out", str(out), "--workers", "1", "num_subjects=2", "num_trials=30"]
+    assert main([*command, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "synthetic/animal01_0  to do" in said
+    assert "2 sessions: 0 done, 2 to do" in said
+    assert not out.exists()
+    assert main([*command, "--limit", "1"]) == 0
+    assert "1 written, 0 there already" in capsys.readouterr().out
+    assert main([*command, "--dry-run"]) == 0
+    assert "from 1 sessions prepared here" in capsys.readouterr().out
     assert main(command) == 0
-    assert "2 written, 0 there already" in capsys.readouterr().out
+    assert "1 written, 1 there already" in capsys.readouterr().out
     assert main(command) == 0
     assert "0 written, 2 there already" in capsys.readouterr().out
-    assert main(["doctor", str(out)]) == 0
+    assert main(["doctor", str(out), "--no-page"]) == 0
     said = capsys.readouterr().out
-    assert "2 recordings of 2 animals, hashes agree" in said
-    assert "synthetic/animal01_0: animal01" in said
+    assert "2 recordings of 2 animals" in said
+    assert "animal01" in said
     (out / "recordings/synthetic/animal01_0/spikes.arrow").write_bytes(b"x")
-    assert main(["doctor", str(out)]) == 2
+    assert main(["doctor", str(out), "--no-page"]) == 2
+    assert "spikes.arrow" in capsys.readouterr().err
+
+
+def test_recipes_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["prepare", "--help"])
+    text = capsys.readouterr().out
+    for name, module in RECIPES.items():
+        about = (importlib.import_module(module).__doc__ or "").splitlines()[0]
+        assert re.search(rf"^  {name} +{re.escape(about)}$", text, re.MULTILINE), name
+        assert main(["prepare", name, "--options"]) == 0
+        assert about in capsys.readouterr().out
+    assert main(["prepare", "synthetic", "--options"]) == 0
+    assert re.search(r"^options: .*num_subjects=\d+", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_sessions_that_others_are_at_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = try_claim(tmp_path / "claims", "synthetic/animal01_0")
+    assert held is not None
+    with held:
+        assert main(["prepare", "synthetic", "--out", str(tmp_path), "--no-wait", "--workers", "1", *SMALL]) == 0
+    said = capsys.readouterr().out
+    assert "1 written, 0 there already, 1 still being prepared by others" in said
+    assert f"synthetic/animal01_0: {socket.gethostname()}, process {os.getpid()}" in said
+
+
+def test_push_and_train_from_there(
+    synthetic_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model trained on a corpus behind a URL is the one trained on the folder, bit for bit."""
+    monkeypatch.setenv("FOUNDATION_CACHE", str(tmp_path / "cache"))
+    url = f"file://{tmp_path}/far"
+    assert main(["push", str(synthetic_corpus.path), url]) == 0
+    assert "4 sent, 0 there already" in capsys.readouterr().out
+    assert main(["push", str(synthetic_corpus.path), url]) == 0
+    assert "0 sent, 4 there already" in capsys.readouterr().out
+    (tmp_path / "c.yaml").write_text("seed: 1\n")
+    small = ["model.width=16", "model.depth=1", "model.heads=2", "model.private_rank=2", "data.window_s=0.6"]
+    quick = ["train.steps=3", "train.windows_per_step=8", "train.val_windows=16", "train.track=[]"]
+    weights = []
+    for name, corpus in (("near", str(synthetic_corpus.path)), ("far", url)):
+        data = [f"data.corpus={corpus}", "data.held_out=[animal03]", f"out={tmp_path / name}-run"]
+        assert main(["train", str(tmp_path / "c.yaml"), *small, *quick, *data]) == 0
+        weights.append((tmp_path / f"{name}-run/model/model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    assert not (tmp_path / "cache/recordings/synthetic/animal03_0").exists()  # held out, so not fetched
+    assert main(["doctor", url, "--no-page"]) == 0
+    assert (tmp_path / "cache/recordings/synthetic/animal03_0").exists()
 
 
 def test_train_finetune_and_embed(synthetic_corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,9 +21,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundation import corpus as corpus_module
-from foundation.corpus import Corpus, CorpusError, read_recording, write_manifest, write_recording
+from foundation import recording_folder
+from foundation.corpus import Corpus, write_manifest
+from foundation.durable import CorpusError
 from foundation.recording import Covariate, CovariateSpec, Recording, RecordingError, RecordingInfo
+from foundation.recording_folder import read_recording, write_recording
 
 Tiny = Callable[..., Recording]
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,13 +148,13 @@ def test_failure_while_writing_leaves_nothing_or_the_old(
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus_module, "_write_arrow", fail)
+        patch.setattr(recording_folder, "_write_arrow", fail)
         with pytest.raises(OSError, match="disk full"):
             write_recording(tmp_path, tiny_recording())
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     write_recording(tmp_path, tiny_recording(seed=1))
     with monkeypatch.context() as patch:
-        patch.setattr(corpus_module, "_write_arrow", fail)
+        patch.setattr(recording_folder, "_write_arrow", fail)
         with pytest.raises(OSError, match="disk full"):
             write_recording(tmp_path, tiny_recording(seed=2), overwrite=True)
     assert_equal(write_manifest(tmp_path)["tiny/rat1_a"], tiny_recording(seed=1))
@@ -163,7 +165,7 @@ WRITE_UNTIL_KILLED = """
 import os, signal, sys, time
 from dataclasses import replace
 import numpy as np
-from foundation.corpus import read_recording, write_recording
+from foundation.recording_folder import read_recording, write_recording
 for attempt, delay in enumerate(sys.argv[3:]):
     child = os.fork()
     if not child:

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from foundation.binning import bin_covariate
 from foundation.checkpoint import load_model
-from foundation.corpus import Corpus, write_manifest, write_recording
+from foundation.corpus import Corpus, write_manifest
 from foundation.decoder import decoded
 from foundation.decoding import DecodingConfig, fit_decoding
 from foundation.decoding_features import LAGS_S, Segment, label_spikes, segments, trace_spikes
@@ -24,6 +24,7 @@ from foundation.objectives import ObjectiveConfig
 from foundation.predict import answers, hide_behavior
 from foundation.readout import ReadoutConfig
 from foundation.recording import Covariate, CovariateSpec, Recording
+from foundation.recording_folder import write_recording
 from foundation.sampling import Window, WindowReader
 from foundation.splits import ROLES, session_roles
 from foundation.training_data import TrainingData, add_sessions, training_data

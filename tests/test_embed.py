@@ -20,7 +20,7 @@ from foundation.binning import bin_spikes
 from foundation.channels import DataConfig
 from foundation.checkpoint import load_model
 from foundation.config import Config
-from foundation.corpus import Corpus, write_manifest, write_recording
+from foundation.corpus import Corpus, write_manifest
 from foundation.embed import domain_windows, embed, write_embedding
 from foundation.finetune import FinetuneConfig, adapt
 from foundation.model import FoundationModel
@@ -29,6 +29,7 @@ from foundation.objectives import ObjectiveConfig
 from foundation.pretrain import pretrain
 from foundation.readout import ReadoutConfig
 from foundation.recording import Covariate
+from foundation.recording_folder import write_recording
 from foundation.sampling import WindowReader
 from foundation.splits import ROLES, session_roles, stretches
 from foundation.train import TrainConfig

@@ -14,7 +14,7 @@ import torch
 
 from foundation.adapters import SessionPart
 from foundation.checkpoint import RunError, find_adapted, load_model
-from foundation.corpus import Corpus, write_manifest, write_recording
+from foundation.corpus import Corpus, write_manifest
 from foundation.decoding import DecodingConfig
 from foundation.finetune import Assignment, FinetuneConfig, adapt, finetune
 from foundation.masking import MaskingConfig
@@ -24,6 +24,7 @@ from foundation.optim import OptimConfig
 from foundation.predict import answers, hide_spikes
 from foundation.readout import ReadoutConfig
 from foundation.recording import Recording
+from foundation.recording_folder import write_recording
 from foundation.sampling import WindowReader
 from foundation.splits import NO_ROLE, ROLES, session_roles
 from foundation.train import TrainConfig, fit

@@ -13,7 +13,7 @@ import torch
 
 from foundation.channels import DataConfig, find_channels
 from foundation.checkpoint import load_model
-from foundation.corpus import write_manifest, write_recording
+from foundation.corpus import write_manifest
 from foundation.encoding import encoding_features, encoding_log_rates, learn_population
 from foundation.fingerprint import (
     FINGERPRINT,
@@ -26,6 +26,7 @@ from foundation.fingerprint import (
 from foundation.model import FoundationModel
 from foundation.model_config import ModelConfig
 from foundation.recording import Recording
+from foundation.recording_folder import write_recording
 from foundation.sampling import WindowReader
 from foundation.spiking_statistics import (
     OWN_LAGS_S,

@@ -16,9 +16,11 @@ from foundation.__main__ import main
 from foundation.channels import DataConfig, corpus_groups, find_channels, open_data
 from foundation.checkpoint import load_model
 from foundation.config import load_config
-from foundation.corpus import Corpus, CorpusError, write_manifest, write_recording
+from foundation.corpus import Corpus, write_manifest
+from foundation.durable import CorpusError
 from foundation.mixture import CorpusConfig, Mixture, known_as, open_corpora, renamed
 from foundation.recording import Covariate, CovariateSpec, Recording, RecordingError
+from foundation.recording_folder import write_recording
 from foundation.sampling import WindowReader, WindowSampler
 from foundation.splits import session_roles
 from foundation.training_data import training_data

@@ -12,13 +12,14 @@ import pytest
 from sklearn.linear_model import PoissonRegressor
 
 from foundation.checkpoint import load_model
-from foundation.corpus import Corpus, write_manifest, write_recording
+from foundation.corpus import Corpus, write_manifest
 from foundation.finetune import FinetuneConfig, adapt
 from foundation.model import LOG_RATE_RANGE, FoundationModel
 from foundation.objectives import ObjectiveConfig
 from foundation.predict import Hide, answers, hide_future, hide_spikes, hide_units
 from foundation.readout import KNOWN_SHARE, MIXES, Question, ReadoutConfig, log_rates, state_prior, twins
 from foundation.readout_features import SessionFeatures
+from foundation.recording_folder import write_recording
 from foundation.sampling import Window, WindowReader
 from foundation.splits import session_roles
 from foundation.training_data import TrainingData, training_data

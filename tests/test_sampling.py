@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from foundation.binning import bin_covariate, bin_spikes
 from foundation.channels import MIN_BINS, DataConfig, channel_slices, find_channels, pretraining_subjects
-from foundation.corpus import Corpus, write_manifest, write_recording
+from foundation.corpus import Corpus, write_manifest
 from foundation.recording import Covariate, Recording, empty_trials
+from foundation.recording_folder import write_recording
 from foundation.sampling import STRUCTURE, Batch, Window, WindowReader, WindowSampler, session_windows
 from foundation.splits import ROLES, session_roles, stretches
 

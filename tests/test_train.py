@@ -266,7 +266,8 @@ def test_another_config_in_the_same_folder_is_refused(synthetic_corpus: Corpus, 
 def test_a_held_out_animal_has_no_influence(tmp_path: Path) -> None:
     """Models are bit-identical whatever the held-out animal did; only the hash of the corpus tells."""
     from data_recipes import synthetic
-    from foundation.corpus import write_manifest, write_recording
+    from foundation.corpus import write_manifest
+    from foundation.recording_folder import write_recording
 
     options = {"num_subjects": 3, "num_units": 10, "num_trials": 40, "seed": 2}
     models = []
