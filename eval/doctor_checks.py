@@ -83,7 +83,7 @@ def findings_of(recording: Recording, facts: Facts) -> list[Finding]:
     found = [*_spike_findings(facts), *_trial_findings(recording)]
     for name, covariate in recording.covariates.items():
         found += _covariate_findings(recording, covariate, facts.covariates[name][1])
-    return found + _alignment_findings(facts.alignments)
+    return found + alignment_findings(facts.alignments)
 
 
 def _spike_findings(facts: Facts) -> list[Finding]:
@@ -168,16 +168,19 @@ def _covariate_findings(r: Recording, c: Covariate, covered: float) -> list[Find
     return found
 
 
-def _alignment_findings(alignments: list[Alignment]) -> list[Finding]:
+def alignment_findings(alignments: list[Alignment]) -> list[Finding]:
     """One finding per check, of the signal that is surest, with the number of others that agree."""
     found: dict[str, list[Alignment]] = {"elsewhere": [], "displaced": [], "drifts": []}
     tested = sorted((a for a in alignments if not a.periodic), key=lambda a: -a.z)
     for a in tested:
         sure = a.related and a.z >= SURE_Z and a.paired > 0.5
         early = a.signal == "trial start" and a.lag_s <= -LAG_S
+        # Beside a behavior that is surer and in place, a displaced one may just be slow: licks come after the reward.
+        in_place = any(b.kind == "behavior" and b.z > a.z and abs(b.lag_s) < LAG_S for b in tested)
+        late = a.kind == "behavior" and abs(a.lag_s) >= (2 * LAG_S if in_place else LAG_S)
         if a.z_elsewhere >= max(ELSEWHERE_Z, 1.5 * a.z):
             found["elsewhere"].append(a)
-        elif sure and a.at_zero < AT_ZERO and (early or (a.kind == "behavior" and abs(a.lag_s) >= LAG_S)):
+        elif sure and a.at_zero < AT_ZERO and (early or late):
             found["displaced"].append(a)
         if sure and abs(a.drift_s) >= DRIFT_S:
             found["drifts"].append(a)

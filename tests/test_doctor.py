@@ -19,9 +19,9 @@ from scipy.ndimage import gaussian_filter1d
 
 from data_recipes.luo2025 import read as read_luo2025
 from eval.doctor import DamagedCorpus, choose_pages, examine
-from eval.doctor_alignment import align, components
+from eval.doctor_alignment import Alignment, align, components
 from eval.doctor_axes import seconds_inside
-from eval.doctor_checks import CURES, findings_of
+from eval.doctor_checks import CURES, alignment_findings, findings_of
 from eval.doctor_clock import Clock, time_signals
 from eval.doctor_facts import facts_of, inside_domain, observed_share, silent_units, unit_intervals
 from eval.doctor_page import page
@@ -444,3 +444,24 @@ def test_the_index_links_the_pages(tmp_path: Path, healthy: Recording) -> None:
     assert (corpus / "doctor" / "sim--a.html").stat().st_size < 1_500_000
     # The folder of the pages is no recording.
     assert write_manifest(corpus).ids == ["sim/a", "sim/b"]
+
+
+def found_in(signal: str, lag_s: float, z: float) -> Alignment:
+    curve = np.zeros(3)
+    return Alignment(signal, "behavior", lag_s, z, 0.0, 0.1, 1.0, np.nan, np.nan, False, 0.0, curve, curve, (0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("wheel", "lick", "is_displaced"),
+    [
+        ((0.0, 80.0), (-0.4, 20.0), False),  # licks come late while the wheel is in place
+        ((0.0, 80.0), (-0.8, 20.0), True),
+        ((-0.4, 80.0), (-0.4, 20.0), True),
+        ((0.0, 15.0), (-0.4, 20.0), True),  # the surer of the two is the displaced one
+    ],
+)
+def test_a_slow_behavior_beside_one_in_place_is_no_alarm(
+    wheel: tuple[float, float], lick: tuple[float, float], is_displaced: bool
+) -> None:
+    checks = [finding.check for finding in alignment_findings([found_in("wheel", *wheel), found_in("lick", *lick)])]
+    assert checks == (["behavior displaced from spikes"] if is_displaced else [])
