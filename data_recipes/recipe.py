@@ -101,7 +101,10 @@ def list_sessions(recipe: str, source: str | Path | None, options: dict[str, Any
     known = [p for p in inspect.signature(module.sessions).parameters if p != "source"]
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"recipe {recipe!r} has no option {unknown}; it has {known}")
-    jobs = module.sessions(None if source is None else str(source), **options)
+    # Whole paths, so that the same source named otherwise makes the same recordings.
+    if source is not None:
+        source = str(Path(source).resolve() if Path(source).exists() else source)
+    jobs = module.sessions(source, **options)
     if not jobs:
         raise ValueError(f"recipe {recipe!r} found no session in {source}; see `foundation prepare {recipe} --options`")
     return dict(list(jobs.items())[:limit])

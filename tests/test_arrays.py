@@ -436,3 +436,13 @@ def test_an_array_without_a_meaning_is_refused_not_dropped(tmp_path: Path) -> No
     np.savez(path, subject="m", spike_times=times, spike_units=np.zeros(len(times), int), choice=np.ones(3))
     with pytest.raises(ValueError, match=r"\['choice'\].*behavior_<name>"):
         read(path=str(path), recording_id="own/mine", mapping=None, file_version="")
+
+
+def test_a_source_named_by_another_path_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lab").mkdir()
+    rng = np.random.default_rng(0)
+    times, units = np.sort(rng.uniform(0, 60, 400)), np.resize(np.arange(3), 400)
+    np.savez(tmp_path / "lab" / "day1.npz", subject="mouse1", spike_times=times, spike_units=units)
+    monkeypatch.chdir(tmp_path)
+    assert prepare("arrays", "lab", tmp_path / "corpus").written == ["lab/day1"]
+    assert prepare("arrays", tmp_path / "lab", tmp_path / "corpus").skipped == ["lab/day1"]
