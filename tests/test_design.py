@@ -43,7 +43,7 @@ def test_frames_of_a_movie_share_columns_with_their_neighbors(tiny_recording: Ca
     assert many.shape[1] == FEW_CLASSES + 1
     view, block = view_with(tiny_recording(), 900)
     assert block.shape[1] == MOST_INDICATORS
-    frame, train = view.row_covariates["frame"].values[:, 0], view.rows_in("train")
+    frame, train = view.row_covariates["frame"].values[:, 0].astype(float), view.rows_in("train")
     knot = 100
     at = knot * 899 / (MOST_INDICATORS - 1)
     raw = np.maximum(0, 1 - np.abs(frame - at) / (899 / (MOST_INDICATORS - 1)))
