@@ -137,17 +137,19 @@ def observed_share(covariate: Covariate, points: np.ndarray) -> float:
         return 1.0
     if covariate.times is None:
         return float(covariate.observed.mean()) if len(covariate.observed) else 0.0
-    known = covariate.times[covariate.observed]
-    if not len(known):
+    if not covariate.observed.any():
         return 0.0
-    right = known.searchsorted(points, side="right")
-    before = points - np.append(-np.inf, known)[right]
-    after = np.append(known, np.inf)[right] - points
     if covariate.spec.kind == "continuous" and covariate.spec.resample == "mean":
+        known = covariate.times[covariate.observed]
+        right = known.searchsorted(points, side="right")
+        before = points - np.append(-np.inf, known)[right]
+        after = np.append(known, np.inf)[right] - points
         return float(((before + after <= MAX_GAP_S) | (np.minimum(before, after) <= MAX_GAP_S / 2)).mean())
-    # A value holds until the next one, but not for ever after a clock has stopped.
-    patience = max(MAX_GAP_S, 10 * float(np.median(np.diff(known)))) if len(known) > 2 else np.inf
-    return float((before <= patience).mean())
+    # A value holds until the next sample, and after the last one not for ever: the clock may have stopped.
+    last = covariate.times.searchsorted(points, side="right") - 1
+    patience = max(MAX_GAP_S, 10 * float(np.median(np.diff(covariate.times)))) if len(covariate.times) > 2 else np.inf
+    held = (last >= 0) & covariate.observed[np.maximum(last, 0)]
+    return float((held & (points - covariate.times[-1] <= patience)).mean())
 
 
 def inside_domain(times: np.ndarray, domain: np.ndarray) -> np.ndarray:

@@ -171,6 +171,9 @@ def test_observed_share_follows_gaps_and_clocks_that_stop() -> None:
     changes = np.arange(0, 50, 1.0)
     held = Covariate.categorical(state, np.arange(50) % 2, changes)
     assert observed_share(held, points) == pytest.approx(0.59, abs=0.02)
+    # States that last long hold all the while, and end where a sample says that nothing is known.
+    rare = Covariate.categorical(state, np.array([0, 1, 0, -1, 0, 1]), np.array([0.0, 0.2, 0.4, 50.0, 90.0, 90.2]))
+    assert observed_share(rare, points) == pytest.approx(0.522, abs=0.005)
     nothing = Covariate.continuous(continuous, np.full(5, np.nan), np.arange(5.0))
     assert observed_share(nothing, points) == 0
 
