@@ -34,7 +34,7 @@ class PenaltyChoice:
         weights: `(F, U)` of the chosen penalty of each unit.
         penalty: `(U,)` chosen penalties.
         validation_loss: `(P, U)` Poisson negative log likelihood (nats, without the factorial term) of each penalty, in
-            the order they were given.
+            the order they were given; infinite for those not tried.
     """
 
     weights: np.ndarray
@@ -101,7 +101,8 @@ def choose_penalty(
     """Fit every penalty of a grid and keep, for each unit, the one with the lowest validation loss.
 
     The grid is walked from the strongest penalty to the weakest, each fit starting from the one before. Ties go to the
-    stronger penalty. Nothing is refitted on validation rows.
+    stronger penalty. Nothing is refitted on validation rows. With one penalty for all units the walk ends once two in a
+    row were worse than the best: the loss along the path has one valley, and the weakest penalties cost the most.
 
     Args:
         features: `(R, F)` train rows; see `fit_poisson_ridge` for this and the arguments not listed here.
@@ -136,10 +137,15 @@ def choose_penalty(
         weights = newton.minimize(weights, penalty)
         path.append(weights)
         losses.append(held.loss(weights, np.zeros_like(penalty)))
+        summed = [one.sum() for one in losses]
+        if not per_unit and len(summed) > 2 and min(summed[-2:]) > min(summed):
+            break
     loss = np.stack(losses)
     best = np.argmin(loss, axis=0) if per_unit else np.full(loss.shape[1], np.argmin(loss.sum(axis=1)))
     chosen = np.stack(path)[best, :, np.arange(loss.shape[1])].T
-    return PenaltyChoice(np.ascontiguousarray(chosen), grid[best], loss[np.argsort(order)])
+    every = np.full((len(grid), loss.shape[1]), np.inf)
+    every[: len(loss)] = loss
+    return PenaltyChoice(np.ascontiguousarray(chosen), grid[best], every[np.argsort(order)])
 
 
 def log_rate(features: np.ndarray, weights: np.ndarray, offset: np.ndarray | None = None) -> np.ndarray:

@@ -95,6 +95,20 @@ def test_choose_penalty_keeps_the_best_on_validation() -> None:
     assert set(shared.penalty) == {grid[int(losses.sum(axis=1).argmin())]}
 
 
+def test_one_penalty_for_all_stops_past_the_valley_and_misses_nothing() -> None:
+    x, y, penalized = _data(rows=120, seed=3)
+    train, val = slice(0, 60), slice(60, 120)
+    grid = [1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0]
+    shared = choose_penalty(x[train], y[train], x[val], y[val], grid, penalized=penalized, per_unit=False)
+    every = choose_penalty(x[train], y[train], x[val], y[val], grid, penalized=penalized, per_unit=True)
+    tried = np.isfinite(shared.validation_loss).all(axis=1)
+    best = int(every.validation_loss.sum(axis=1).argmin())
+    assert set(shared.penalty) == {grid[best]}
+    assert tried.tolist() == [k >= best - 2 for k in range(len(grid))]
+    assert 0 < best - 2
+    np.testing.assert_allclose(shared.validation_loss[tried], every.validation_loss[tried], rtol=1e-6)
+
+
 def test_offset_enters_train_and_validation() -> None:
     x, y, penalized = _data(rows=300, seed=7)
     offset = np.full(y.shape, 0.7)
