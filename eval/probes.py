@@ -39,6 +39,10 @@ _PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 _DEFAULT_PENALTY = 0.1
 
 
+class NoFoldError(ValueError):
+    """Too few labeled units in common for any animal to be left out."""
+
+
 @dataclass(frozen=True)
 class RegionResult:
     """All scores and what they came from.
@@ -98,6 +102,7 @@ def probe_regions(
 
     Raises:
         ValueError: Ids, shapes or animals that do not fit, or values that are not finite.
+        NoFoldError: No two animals share enough labeled units.
     """
     table = probe_table(embeddings, units, subjects)
     inputs = {"features": table.features}
@@ -113,8 +118,8 @@ def probe_regions(
     if test_subjects is not None:
         folds = [fold for fold in folds if set(fold.test) & set(test_subjects)]
     if not folds:
-        raise ValueError(
-            f"no fold: animals {sorted(set(table.subject))} share no two regions with {MIN_UNITS_OF_CLASS} units each; "
+        raise NoFoldError(
+            f"no fold: animals {sorted(map(str, set(table.subject)))} share no two regions with {MIN_UNITS_OF_CLASS} units each; "
             "give other groups"
         )
     predictions, scores, confusion = {}, [], {}

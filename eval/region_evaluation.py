@@ -7,6 +7,7 @@ rows beside; else the adapter rows. Region labels are read here and nowhere befo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 
 from eval.adapted import Adapted
 from eval.examples import ConfusionExample
-from eval.probes import probe_regions
+from eval.probes import NoFoldError, probe_regions
 from eval.results import ResultRow
 from eval.unit_features import rate_only, unit_features
 from foundation.checkpoint import load_model
@@ -28,7 +29,7 @@ F1 = "macro-F1 over the regions present, one score per animal"
 def region_rows(
     models: list[Adapted], corpus: Corpus, base: str | None, test_subjects: list[str] | None
 ) -> tuple[list[ResultRow], list[ConfusionExample]]:
-    """Rows and confusions of the region probe for the full-data adapter models; empty where regions are unknown.
+    """Rows and confusions of the region probe for the full-data adapter models; empty where regions are unknown or too few.
 
     Args:
         models: Adapted models.
@@ -55,15 +56,20 @@ def region_rows(
     if all(FINGERPRINT in model.readouts.get(key, {}) for key, model in owner.items()):
         others = {"adapter rows": vectors} | others
         vectors = {key: model.unit_embeddings(key) for key, model in owner.items()}
-    found = probe_regions(
-        vectors,
-        {key: units[key] for key in vectors},
-        {key: corpus.subjects[key] for key in vectors},
-        rates={key: rate_only(corpus[key], size) for key in vectors},
-        baselines=others,
-        train_subjects=pretrained.provenance["pretraining_subjects"],
-        test_subjects=test_subjects,
-    )
+    try:
+        found = probe_regions(
+            vectors,
+            {key: units[key] for key in vectors},
+            {key: corpus.subjects[key] for key in vectors},
+            rates={key: rate_only(corpus[key], size) for key in vectors},
+            baselines=others,
+            train_subjects=pretrained.provenance["pretraining_subjects"],
+            test_subjects=test_subjects,
+        )
+    except NoFoldError as error:
+        # The other tasks need no regions.
+        print(f"regions are not probed: {error}", file=sys.stderr)
+        return [], []
     first = next(iter(chosen.values()))
     datasets = {corpus.subjects[key]: key.split("/")[0] for key in vectors}
     return _rows(found.scores, first, datasets), _confusions(found.confusion)

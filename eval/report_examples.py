@@ -56,9 +56,10 @@ def _trials(
         counts[i, :bins] = view.counts[first[m] : first[m] + bins][:, busiest]
         rates[i, :bins] = np.exp(found[:, view.unit[busiest]])
     for channel in model.channels:
-        if channel.is_target and channel.spec.scope == "time" and channel.spec.kind == "continuous":
+        # A model of several corpora predicts what this recording may not have.
+        covariate = view.row_covariates.get(channel.spec.name)
+        if covariate is not None and channel.is_target and channel.spec.kind == "continuous":
             true, predicted = np.full(shape[:2], np.nan), np.full(shape[:2], np.nan)
-            covariate = view.row_covariates[channel.spec.name]
             for i, m in enumerate(chosen):
                 rows = slice(first[m], first[m] + int(view.num_bins[m]))
                 true[i, : view.num_bins[m]] = np.where(covariate.observed[rows], covariate.values[rows, 0], np.nan)

@@ -50,7 +50,11 @@ def corpora(tiny_recording: Tiny, tmp_path: Path) -> dict[str, Path]:
     }
     for corpus, covariates in made.items():
         for i in range(3):
-            recording = tiny_recording(session=f"{corpus}{i}", subject=f"{corpus}{i}", seed=i)
+            rng = np.random.default_rng([i, len(made)])
+            times, rows = np.sort(rng.uniform(0, 40, 4800)), rng.integers(0, 3, 4800).astype(np.int32)
+            recording = tiny_recording(
+                session=f"{corpus}{i}", subject=f"{corpus}{i}", seed=i, spike_times=times, spike_units=rows
+            )
             info = replace(recording.info, recording_id=f"{corpus}/{corpus}{i}")
             units = recording.units.assign(unit_id=[f"{corpus}/{i}/{u}" for u in range(3)])
             write_recording(tmp_path / corpus, replace(recording, info=info, units=units, covariates=covariates(i)))
@@ -231,3 +235,12 @@ finetune: {{steps: 3, windows_per_step: 8, readout: {{groups: 2}}}}
     assert set(rows["task"]) == {"decode_speed acausal", "decode_speed causal"}
     assert set(rows["dataset"]) == {"rats"}
     assert {"model", "baseline"} <= set(rows["kind"])
+    # Everything else, of animals of both corpora at once, up to the page.
+    both = [str(path) for path in corpora.values()]
+    everything = ["evaluate", str(runs[0]), "--corpus", *both, "--subjects", "mice2", "rats2", "--no-baselines"]
+    assert main([*everything, "--out", str(tmp_path / "both")]) == 0
+    rows = pd.read_parquet(tmp_path / "both" / "results.parquet")
+    assert set(rows["subject"]) >= {"mice2", "rats2"}
+    assert {"encode E2", "cosmooth b", "forecast", "decode_speed causal"} <= set(rows["task"])
+    assert main(["report", str(runs[0]), str(tmp_path / "both"), "--out", str(tmp_path / "page.html")]) == 0
+    assert "rats2" in (tmp_path / "page.html").read_text()
