@@ -41,8 +41,17 @@ from data_recipes.allen_frames import movie_runs
 from data_recipes.allen_presentations import COLUMNS, bounds, clean_presentations, stimulus_covariates
 from data_recipes.allen_stimuli import STIMULI, stimulus_of
 from data_recipes.allen_units import UnitCriteria, unit_table
-from data_recipes.cleaning import Tally, check_seconds, domain_without, sort_spikes, trial_table
-from data_recipes.nwb_file import children, column_names, node, open_nwb, read_spikes, read_table, text
+from data_recipes.cleaning import (
+    Tally,
+    check_seconds,
+    domain_without,
+    merge_trains,
+    numbers,
+    silent_gaps,
+    trial_table,
+)
+from data_recipes.hdf5_values import guarded
+from data_recipes.nwb_file import children, column_names, node, open_nwb, read_table, spike_trains, text
 from data_recipes.regions import PARCELLATIONS
 from data_recipes.sources import Plan, SourceFile, list_files, local_file
 from foundation.recording import Covariate, Recording, RecordingInfo, empty_trials
@@ -116,7 +125,7 @@ def plan(path: str, size: int = 0, **_: Any) -> Plan:
     """What a session would bring, from its metadata; of a file behind a URL, its size."""
     if is_url(path):
         return Plan(size)
-    with open_nwb(path) as file:
+    with guarded(path), open_nwb(path) as file:
         return Plan(size, *_parts(file))
 
 
@@ -153,14 +162,14 @@ def read(
         if other_size != size:
             raise ValueError(f"{recording_id} is in two files that differ, {path} and {other}; remove one")
         tally.add("files out: same session", 1)
-    with local_file(path, version) as local, open_nwb(local) as file:
+    with local_file(path, version) as local, guarded(local), open_nwb(local) as file:
         units, rows = unit_table(file, recording_id, UnitCriteria(**criteria), regions, tally)
         spike_times, spike_units, units = _spikes(file, units, rows, tally)
         span = (float(spike_times[0]), float(np.nextafter(spike_times[-1], np.inf)))
         check_seconds(str(path), len(spike_times), len(units), span[1] - span[0])
         tables = {
             name.removesuffix("_presentations"): read_table(group, COLUMNS)
-            for name, group in children(file, "intervals", "TimeIntervals").items()
+            for name, group in children(file, "intervals").items()
             if name.endswith("_presentations")
         }
         presentations = clean_presentations(str(path), tables, span, tally)
@@ -168,9 +177,9 @@ def read(
             **stimulus_covariates(str(path), presentations, tally),
             **behavior_covariates(file, span, tally),
         }
-        gaps = _invalid_times(file, invalid, tally)
+        gaps = np.concatenate([_invalid_times(file, invalid, tally), silent_gaps(spike_times, tally)])
         if trials == "auto" and node(file, "intervals/trials") is not None:
-            table, of_trials = change_detection_trials(file, tally)
+            table, of_trials = change_detection_trials(file, span, tally)
             covariates |= of_trials
         elif trials in ("auto", "none"):
             table = empty_trials()
@@ -194,19 +203,19 @@ def read(
             trials=table,
             domain=domain_without(span, gaps),
             covariates=covariates,
-        )
+        ).validate()
 
 
 def _spikes(
     file: h5py.File, units: pd.DataFrame, rows: np.ndarray, tally: Tally
 ) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
     """Sorted times, unit rows, and the units that have spikes."""
-    times, counts = read_spikes(node(file, "units"), rows)
-    silent = counts == 0
+    trains = spike_trains(node(file, "units"), rows)
+    silent = np.array([not ((train >= 0) & (train < np.inf)).any() for train in trains])
     tally.add("units out: no spikes", int(silent.sum()))
     tally.add("units kept", -int(silent.sum()))
-    owner = np.repeat(np.arange(len(counts) - int(silent.sum()), dtype=np.int32), counts[~silent])
-    times, owner = sort_spikes(file.filename, times, owner, tally)
+    tally.add("spikes of units left out", sum(len(train) for train, out in zip(trains, silent) if out))
+    times, owner = merge_trains(file.filename, [train for train, out in zip(trains, silent) if not out], tally)
     return times, owner, units[~silent].reset_index(drop=True)
 
 
@@ -215,13 +224,14 @@ def _invalid_times(file: h5py.File, which: str, tally: Tally) -> np.ndarray:
     group = node(file, "intervals/invalid_times")
     if group is None:
         return np.zeros((0, 2))
-    table = read_table(group, ("start_time", "stop_time", "tags"))
-    intervals = table[["start_time", "stop_time"]].to_numpy(float)
+    table, where = read_table(group, ("start_time", "stop_time", "tags")), f"{file.filename}: {group.name}"
+    intervals = np.column_stack([numbers(where, table, name) for name in ("start_time", "stop_time")])
     rows = table["tags"] if "tags" in table else [np.zeros(0)] * len(table)
-    tags = [[str(tag).lower() for tag in row] for row in rows]
+    tags = [[str(tag).lower() for tag in np.atleast_1d(row)] for row in rows]
     of_stimulus = np.array(["stimulus" in row for row in tags], dtype=bool)
     reasons = {
         "bounds not finite": ~np.isfinite(intervals).all(axis=1),
+        "stop not after start": ~(intervals[:, 0] < intervals[:, 1]),
         "not asked for": np.full(len(table), which == "none") | (of_stimulus & (which == "probes")),
     }
     return intervals[tally.keep("invalid intervals", len(table), reasons)]
@@ -279,7 +289,7 @@ def _recording_id(file: SourceFile, dataset: str | None) -> str:
     session = session_of(file.name)
     if not is_url(file.path):
         try:
-            with open_nwb(file.path) as opened:
+            with guarded(file.path), open_nwb(file.path) as opened:
                 dataset = dataset or _dataset(opened)
                 session = text(opened, "general/session_id") or text(opened, "identifier") or session
         except ValueError:

@@ -1,4 +1,4 @@
-"""Running, pupil, licks, rewards and change-detection trials of the Allen Neuropixels sessions; no spikes, no stimuli.
+"""Running, pupil, licks, rewards, light and change-detection trials of the Allen Neuropixels sessions; no spikes, no stimuli.
 
 Visual Coding and Visual Behavior hold these in different places; what a file has not is not in the recording.
 """
@@ -11,7 +11,7 @@ import pandas as pd
 
 from data_recipes.allen_presentations import image_number
 from data_recipes.allen_stimuli import NUM_IMAGES
-from data_recipes.cleaning import Tally, check_clock, events, series, trial_table
+from data_recipes.cleaning import Tally, check_clock, events, numbers, series, trial_table
 from data_recipes.nwb_file import array, node, read_series, read_table, series_times
 from foundation.recording import Covariate, CovariateSpec
 
@@ -19,6 +19,8 @@ RUNNING = ("processing/running/running_speed", "processing/running/speed")
 ELLIPSES = "processing/eye_tracking/pupil_ellipse_fits"
 EYE = "acquisition/EyeTracking"
 EVENTS = {"lick": "processing/licking/licks", "reward": "processing/rewards/volume"}
+_FITS = ("center_x", "center_y", "width", "height")
+LIGHT = "processing/optotagging/optogenetic_stimulation"
 OUTCOMES = ("hit", "miss", "false_alarm", "correct_reject")
 SPECS = {
     spec.name: spec
@@ -38,6 +40,15 @@ SPECS = {
         ),
         CovariateSpec("lick", "event", "time", description="licks at the reward spout"),
         CovariateSpec("reward", "event", "time", role="task", description="water rewards, earned and given"),
+        CovariateSpec(
+            "opto_level",
+            "continuous",
+            "time",
+            resample="last",
+            unit="V",
+            role="stimulus",
+            description="light on the brain (optotagging) by the input of its source, 0 without; it makes spikes",
+        ),
         CovariateSpec(
             "go_trial",
             "categorical",
@@ -81,7 +92,7 @@ SPECS = {
 
 
 def behavior_covariates(file: h5py.File, span: tuple[float, float], tally: Tally) -> dict[str, Covariate]:
-    """Running speed, pupil, licks and rewards, as far as the file has them.
+    """Running speed, pupil, licks, rewards and light, as far as the file has them.
 
     Args:
         file: Open NWB file.
@@ -96,18 +107,33 @@ def behavior_covariates(file: h5py.File, span: tuple[float, float], tally: Tally
     if group is not None:
         times, speed = read_series(group)
         check_clock(f"{file.filename}: {group.name}", times, span)
-        out["running_speed"] = series(group.name, SPECS["running_speed"], times, speed, tally)
+        out["running_speed"] = series(f"{file.filename}: {group.name}", SPECS["running_speed"], times, speed, tally)
     for name, values in _pupil(file, tally).items():
         times, samples = values
         check_clock(f"{file.filename}: pupil", times, span)
-        out[name] = series("pupil", SPECS[name], times, samples, tally)
+        out[name] = series(f"{file.filename}: pupil", SPECS[name], times, samples, tally)
     for name, path in EVENTS.items():
         group = node(file, path)
         if group is not None:
-            times = series_times(group, len(node(group, "data")))
+            times = read_series(group)[0]
             check_clock(f"{file.filename}: {path}", times, span)
             out[name] = events(SPECS[name], times, tally)
+    if (group := node(file, LIGHT)) is not None:
+        out["opto_level"] = _light(group, span, tally)
     return out
+
+
+def _light(group: h5py.Group, span: tuple[float, float], tally: Tally) -> Covariate:
+    """The level that holds from the start of each pulse to its stop, 0 elsewhere."""
+    where, table = f"{group.file.filename}: {group.name}", read_table(group, ("start_time", "stop_time", "level"))
+    start, stop, level = (numbers(where, table, name) for name in ("start_time", "stop_time", "level"))
+    check_clock(where, start, span)
+    with np.errstate(invalid="ignore"):
+        kept = tally.keep("light pulses", len(table), {"bounds not rising": ~((start < stop) & np.isfinite(stop - start))})
+    times = np.concatenate([[span[0]], stop[kept], start[kept]])
+    values = np.concatenate([np.zeros(1 + int(kept.sum())), level[kept]])
+    order = np.argsort(times, kind="stable")
+    return series(where, SPECS["opto_level"], times[order], values[order], tally)
 
 
 def _pupil(file: h5py.File, tally: Tally) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -118,7 +144,8 @@ def _pupil(file: h5py.File, tally: Tally) -> dict[str, tuple[np.ndarray, np.ndar
     """
     table, eye = node(file, ELLIPSES), node(file, EYE)
     if table is not None:
-        fits = read_table(table, ("center_x", "center_y", "width", "height", "timestamps")).astype(float)
+        fits = read_table(table, (*_FITS, "timestamps"))
+        fits = pd.DataFrame({n: numbers(f"{file.filename}: {ELLIPSES}", fits, n) for n in (*_FITS, *fits.columns)})
         # Older files keep the clock of the camera only with the gaze that was mapped from it.
         clock = node(file, "processing/raw_gaze_mapping/eye_area")
         if "timestamps" not in fits and clock is None:
@@ -131,10 +158,11 @@ def _pupil(file: h5py.File, tally: Tally) -> dict[str, tuple[np.ndarray, np.ndar
     elif eye is not None and node(eye, "pupil_tracking") is not None:
         pupil = node(eye, "pupil_tracking")
         times, center = read_series(pupil)
-        half_width, half_height, area = (array(node(pupil, name)) for name in ("width", "height", "area"))
-        blink = node(eye, "likely_blink/data")
-        if blink is not None:
-            closed = array(blink) > 0
+        half_width, half_height, area = (_vector(pupil, name, times) for name in ("width", "height", "area"))
+        if node(eye, "likely_blink") is not None:
+            closed = _vector(node(eye, "likely_blink"), "data", times) > 0
+            if center.shape != (len(times), 2):
+                raise ValueError(f"{file.filename}: {pupil.name}: data {center.shape}, expected x and y")
             half_width, half_height, area = (np.where(closed, np.nan, v) for v in (half_width, half_height, area))
             center = np.where(closed[:, None], np.nan, center)
     else:
@@ -147,24 +175,47 @@ def _pupil(file: h5py.File, tally: Tally) -> dict[str, tuple[np.ndarray, np.ndar
     }
 
 
-def change_detection_trials(file: h5py.File, tally: Tally) -> tuple[pd.DataFrame, dict[str, Covariate]]:
+def _vector(group: h5py.Group, name: str, times: np.ndarray) -> np.ndarray:
+    """Numbers `(T,)` that belong to the times `(T,)`."""
+    data = node(group, name)
+    where = f"{group.file.filename}: {group.name}/{name}"
+    if data is None:
+        raise ValueError(f"{where} is not there, expected a number for each of {len(times)} times")
+    values = array(data)
+    if values.shape != times.shape or values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{where}: {values.dtype} of shape {values.shape}, expected a number for each of {times.shape}"
+        )
+    return values
+
+
+def change_detection_trials(
+    file: h5py.File, span: tuple[float, float], tally: Tally
+) -> tuple[pd.DataFrame, dict[str, Covariate]]:
     """Trials of the change detection task and their covariates; aborted ones are kept and not usable.
 
     Args:
         file: Open NWB file with `intervals/trials`.
+        span: First and last spike, s.
         tally: Counts trials.
+
+    Raises:
+        ValueError: Another clock, or a column that does not hold numbers.
     """
     flags = ("go", "catch", *OUTCOMES, "aborted", "auto_rewarded")
     times = ("change_time", "change_time_no_display_delay", "change_time_with_display_delay")
     names = ("initial_image_name", "change_image_name")
     source = read_table(node(file, "intervals/trials"), ("start_time", "stop_time", *flags, *times, *names))
-    trials, rows = trial_table(source["start_time"].to_numpy(float), source["stop_time"].to_numpy(float), tally)
+    where = f"{file.filename}: intervals/trials"
+    start, stop = (numbers(where, source, name) for name in ("start_time", "stop_time"))
+    check_clock(where, start, span)
+    trials, rows = trial_table(start, stop, tally)
     source = source.iloc[rows].reset_index(drop=True)
-    flag = {name: source[name].to_numpy(float) > 0 if name in source else np.zeros(len(rows), bool) for name in flags}
+    flag = {n: numbers(where, source, n) > 0 if n in source else np.zeros(len(rows), bool) for n in flags}
     for name in flags:
         trials[name] = flag[name]
     change = next((name for name in times if name in source), None)
-    trials["change_time_s"] = source[change].to_numpy(float) if change else np.nan
+    trials["change_time_s"] = numbers(where, source, change) if change else np.nan
     for name in names:
         trials[name] = source[name].astype(str) if name in source else ""
     trials["usable"] = ~flag["aborted"]

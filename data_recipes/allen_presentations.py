@@ -24,7 +24,7 @@ from data_recipes.allen_stimuli import (
     Held,
     stimulus_of,
 )
-from data_recipes.cleaning import Tally, check_clock, series
+from data_recipes.cleaning import Tally, check_clock, numbers, series
 from foundation.recording import Covariate, CovariateSpec
 
 COLUMNS = {"start_time", "stop_time", "image_name", "is_change", "omitted", "active"}.union(*(h.columns for h in HELD))
@@ -58,7 +58,9 @@ def clean_presentations(
     """
     joined: dict[str, list[pd.DataFrame]] = {}
     for name, table in tables.items():
-        check_clock(f"{where}: {name}_presentations", table["start_time"].to_numpy(float), span)
+        label = f"{where}: {name}_presentations"
+        table = table.assign(**{column: numbers(label, table, column) for column in ("start_time", "stop_time")})
+        check_clock(label, table["start_time"].to_numpy(), span)
         joined.setdefault(stimulus_of(name), []).append(table)
     out = {}
     for stimulus, parts in joined.items():
@@ -84,7 +86,10 @@ def stimulus_covariates(where: str, presentations: Mapping[str, pd.DataFrame], t
         column = None if table is None else next((c for c in held.columns if c in table), None)
         if table is None or column is None:
             continue
-        values = _values(held, pd.to_numeric(table[column], errors="coerce").to_numpy(float), tally)
+        # The AllenSDK writes some of these numbers as text.
+        found = pd.to_numeric(table[column].map(_scalar), errors="coerce").to_numpy(float)
+        tally.add(f"{held.spec.name} samples out: not a number", int((np.isnan(found) & ~_blank(table[column])).sum()))
+        values = _values(held, found, tally)
         if (values >= 0).any() if held.spec.num_classes else np.isfinite(values).any():
             out[held.spec.name] = hold(where, held.spec, *bounds(table), values, tally)
     images = presentations.get("natural_images")
@@ -166,6 +171,16 @@ def _values(held: Held, values: np.ndarray, tally: Tally) -> np.ndarray:
     tally.add(f"{spec.name} blank", int(np.isnan(values).sum()))
     tally.add(f"{spec.name} samples out: not a known class", int((np.isfinite(values) & (classes < 0)).sum()))
     return classes
+
+
+def _scalar(value: object) -> object:
+    """The value, or None for an array."""
+    return value if np.ndim(value) == 0 else None  # type: ignore[arg-type]
+
+
+def _blank(column: pd.Series) -> np.ndarray:
+    """`(R,)` bool, where nothing was shown: NaN, or a word for it."""
+    return (column.isna() | column.astype(str).str.lower().isin(["", "nan", "null", "none", "n/a"])).to_numpy()
 
 
 def _true(column: pd.Series) -> np.ndarray:

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from data_recipes.cleaning import Tally
+from data_recipes.cleaning import Tally, numbers
 from data_recipes.nwb_file import node, read_table
 from data_recipes.regions import map_acronyms
 
@@ -73,13 +73,17 @@ def unit_table(
     group = node(file, "units")
     if group is None:
         raise ValueError(f"{file.filename}: no table of units, expected spikes; is it the LFP file of a probe?")
-    table = read_table(group, ("peak_channel_id", *METRICS))
+    table, where = read_table(group, ("peak_channel_id", *METRICS)), f"{file.filename}: {group.name}"
+    if table.index.has_duplicates:
+        raise ValueError(
+            f"{where}: unit id {table.index[table.index.duplicated()][0]} stands twice, expected unique ids"
+        )
     channels = _channels(file, table, tally)
     out: dict[str, np.ndarray] = {}
     for name in LIMITS:
         limit = getattr(criteria, name)
         if limit and name in table:
-            values = pd.to_numeric(table[name], errors="coerce").to_numpy(float)
+            values = numbers(where, table, name)
             out[f"{name} missing"] = np.isnan(values)
             above = name != "presence_ratio"
             with np.errstate(invalid="ignore"):
@@ -115,10 +119,10 @@ def unit_table(
     )
     for name, to in _RENAMED.items():
         if name in channels:
-            units[to] = pd.to_numeric(channels[name], errors="coerce").to_numpy(float)
+            units[to] = numbers(f"{file.filename}: electrodes", channels, name)
     for name in METRICS:
         if name in table:
-            units[name] = table[name].to_numpy()
+            units[name] = table[name].astype(str).to_numpy() if name == "quality" else numbers(where, table, name)
     return units, rows
 
 
@@ -133,7 +137,7 @@ def _channels(file: h5py.File, table: pd.DataFrame, tally: Tally) -> pd.DataFram
         # Ids that are not ids (0 to 383 on every probe) would place units on the wrong probe.
         repeated = channels.index[channels.index.duplicated()][0]
         raise ValueError(f"{file.filename}: electrode id {repeated} stands twice, expected ids unique in the session")
-    ids = pd.to_numeric(table["peak_channel_id"], errors="coerce").to_numpy(float)
+    ids = numbers(f"{file.filename}: units", table, "peak_channel_id")
     tally.add("units without an electrode", int((~np.isin(ids, channels.index.to_numpy(float))).sum()))
     return channels.set_index(channels.index.astype(float)).reindex(ids)
 

@@ -48,7 +48,7 @@ from data_recipes import brainsets_file as tb
 from data_recipes.brainsets_covariates import check_covariates, default_covariates, keys_of, read_covariate
 from data_recipes.brainsets_trials import read_domain, read_trials
 from data_recipes.brainsets_units import read_spikes, read_units
-from data_recipes.cleaning import Tally, check_clock, check_seconds
+from data_recipes.cleaning import Tally, check_clock, check_seconds, count_spikes
 from data_recipes.mapping import ABOUT, check_entries, load_yaml, name_recording
 from data_recipes.sources import Plan, SourceFile, list_files, local_file
 from foundation.recording import Recording, RecordingInfo
@@ -130,7 +130,7 @@ def read(
         units = read_units(file, m.get("units", {}), recording_id)
         domain = read_domain(file, m.get("spikes", "spikes"), tally)
         times, rows = read_spikes(file, m.get("spikes", "spikes"), len(units), domain, tally)
-        kept = tally.keep("units", len(units), {"no spikes": np.bincount(rows, minlength=len(units)) == 0})
+        kept = tally.keep("units", len(units), {"no spikes": count_spikes(rows, len(units)) == 0})
         if not kept.all():
             rows = (np.cumsum(kept, dtype=np.int32) - 1)[rows]
         duration = float(np.sum(domain[:, 1] - domain[:, 0]))

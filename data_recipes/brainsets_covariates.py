@@ -9,9 +9,10 @@ import numpy as np
 
 from data_recipes import brainsets_file as tb
 from data_recipes.cleaning import Tally, check_clock
+from data_recipes.hdf5_values import seconds, values
 from data_recipes.intervals import Seen, label_covariate, names_in, state_covariate
 from data_recipes.mapping import COVARIATE, check_entries, covariate, identifier
-from data_recipes.nwb_file import array, node
+from data_recipes.nwb_file import node
 from foundation.recording import Covariate
 
 ENTRY = COVARIATE | {"key", "observed"}
@@ -110,24 +111,28 @@ def read_covariate(
             return state_covariate(where, name, entry, [tb.bounds(item)], domain[0, 0], tally, seen)
         if entry.get("kind") != "event" or node(item, "timestamps") is None:
             raise ValueError(f"{where}: {key} is an object with {tb.columns(item)}; name one of them")
-        times = array(node(item, "timestamps"))
+        times = seconds(item, "timestamps")
         check_clock(f"{where}: {key}", times, span)
         return covariate(where, name, entry, times, None, tally)
-    group, values = item.parent, array(item)
+    parent, _, own = key.rpartition(".")
+    group = tb.need(file, parent) if parent else file
     if entry.get("kind") == "event":
-        check_clock(f"{where}: {key}", values.astype(float), span)
-        return covariate(where, name, entry, values, None, tally)
-    parent = key.rpartition(".")[0]
+        times = seconds(group, own)
+        check_clock(f"{where}: {key}", times, span)
+        return covariate(where, name, entry, times, None, tally)
+    samples = values(group, own)
+    if not samples.ndim:
+        raise ValueError(f"{where}: {key} is one value, expected one a sample, an interval or a trial")
     if parent == trials[0]:
-        return covariate(where, name, entry, values[trials[1]], None, tally)
+        return covariate(where, name, entry, samples[trials[1]], None, tally)
     if tb.class_of(group) == "Interval":
-        return label_covariate(where, name, entry, tb.bounds(group), values, tally)
-    times, real = tb.clock(group, len(values))
+        return label_covariate(where, name, entry, tb.bounds(group), samples, tally)
+    times, real = tb.clock(group, len(samples))
     check_clock(f"{where}: {key}", times, span)
     unobserved = np.zeros(len(times), bool) if real is None else ~real
     if "observed" in entry:
-        flags = array(tb.need(file, entry["observed"]))
+        flags = values(file, entry["observed"].replace(".", "/"))
         if flags.dtype != bool or flags.shape != times.shape:
             raise ValueError(f"{where}: {entry['observed']}: {flags.shape} {flags.dtype}, expected a boolean a sample")
         unobserved |= ~flags
-    return covariate(where, name, entry, values, times, tally, unobserved | seen.hidden(times))
+    return covariate(where, name, entry, samples, times, tally, unobserved | seen.hidden(times))

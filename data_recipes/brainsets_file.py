@@ -16,7 +16,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data_recipes.nwb_file import array, node
+from data_recipes.hdf5_values import guarded, seconds, values
+from data_recipes.nwb_file import node
 
 SERIES = ("IrregularTimeSeries", "RegularTimeSeries")
 # What upstream adds to every object for its own use: masks of the split domains, an index of the times.
@@ -31,22 +32,23 @@ def open_brainset(path: str | Path) -> Iterator[h5py.File]:
     Raises:
         ValueError: No such file, truncated or corrupt (now or while it is read), or not of this format.
     """
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            if class_of(file) != "Data":
-                got = "an NWB file" if "nwb_version" in file.attrs else "an HDF5 file without it"
-                raise ValueError(
-                    f"{path}: got {got}, expected the attribute object = 'Data' at the root, as brainsets and "
-                    "torch_brain write it; for NWB use the recipe nwb"
-                )
-            yield file
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"{path}: cannot be read as HDF5 ({error}), expected a complete file of brainsets; is the download "
-            "unfinished? Fetch it again"
-        ) from error
+    with guarded(path):
+        try:
+            with h5py.File(path, "r", locking=False) as file:
+                if class_of(file) != "Data":
+                    got = "an NWB file" if "nwb_version" in file.attrs else "an HDF5 file without it"
+                    raise ValueError(
+                        f"{path}: got {got}, expected the attribute object = 'Data' at the root, as brainsets and "
+                        "torch_brain write it; for NWB use the recipe nwb"
+                    )
+                yield file
+        except FileNotFoundError as error:
+            raise ValueError(f"{path}: no such file") from error
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"{path}: cannot be read as HDF5 ({error}), expected a complete file of brainsets; is the download "
+                "unfinished? Fetch it again"
+            ) from error
 
 
 def class_of(item: object) -> str:
@@ -115,9 +117,11 @@ def columns(group: h5py.Group) -> list[str]:
 def plain(group: h5py.Group, name: str) -> np.ndarray | None:
     """An attribute of an object as numbers, booleans or text; None for anything else, such as pickled objects."""
     data = node(group, name)
-    if not isinstance(data, h5py.Dataset) or not (data.dtype.kind in "biufS" or h5py.check_string_dtype(data.dtype)):
+    if not isinstance(data, h5py.Dataset) or data.shape is None:
         return None
-    return array(data)
+    if not (data.dtype.kind in "biufS" or h5py.check_string_dtype(data.dtype)):
+        return None
+    return values(group, name)
 
 
 def offers(file: h5py.File) -> str:
@@ -140,11 +144,10 @@ def bounds(group: h5py.Group) -> np.ndarray:
         ValueError: Not an `Interval`, or starts and ends differ in number.
     """
     where = f"{group.file.filename}: {group.name}"
-    start, end = node(group, "start"), node(group, "end")
-    if start is None or end is None:
+    if not isinstance(group, h5py.Group) or node(group, "start") is None or node(group, "end") is None:
         raise ValueError(f"{where}: got {class_of(group) or 'an array'}, expected an Interval with start and end")
-    start, end = array(start).astype(np.float64), array(end).astype(np.float64)
-    if start.shape != end.shape or start.ndim != 1:
+    start, end = seconds(group, "start"), seconds(group, "end")
+    if start.shape != end.shape:
         raise ValueError(f"{where}: start {start.shape} and end {end.shape}, expected vectors of one length")
     return np.stack([start, end], axis=1)
 
@@ -159,13 +162,17 @@ def clock(group: h5py.Group, num_samples: int) -> tuple[np.ndarray, np.ndarray |
     """
     where = f"{group.file.filename}: {group.name}"
     if class_of(group) == "IrregularTimeSeries":
-        times = array(node(group, "timestamps")).astype(np.float64, copy=False)
+        times = seconds(group, "timestamps")
         if times.shape != (num_samples,):
             raise ValueError(f"{where}: {num_samples} samples at {times.shape} timestamps, expected one time a sample")
         return times, None
+    if node(group, "domain") is None:
+        raise ValueError(f"{where}: no domain, expected that of a {class_of(group) or 'time series'}")
     rate, domain = float(group.attrs.get("sampling_rate", 0)), bounds(node(group, "domain"))
-    if class_of(group) != "RegularTimeSeries" or not rate > 0 or not len(domain):
+    if class_of(group) != "RegularTimeSeries" or not 0 < rate < np.inf or not len(domain):
         raise ValueError(f"{where}: {class_of(group)} at {rate:g} Hz, expected a time series with a rate above 0")
+    if not np.isfinite(domain).all():
+        raise ValueError(f"{where}: domain {domain.tolist()[:3]}, expected finite seconds")
     times = domain[0, 0] + np.arange(num_samples, dtype=np.float64) / rate
     expected = round((domain[-1, 1] - domain[0, 0]) * rate)
     if abs(expected - num_samples) > 1:
@@ -190,10 +197,13 @@ def splits(file: h5py.File) -> dict[str, dict[str, np.ndarray]]:
         match = _SPLIT.fullmatch(name)
         if match and class_of(group := node(file, name)) == "Interval":
             role = "val" if match[2] == "valid" else match[2]
-            found.setdefault(match[1] or "", {})[role] = bounds(group)
+            found.setdefault(match[1] or "", {})[role] = intervals = bounds(group)
+            if not np.isfinite(intervals).all():
+                raise ValueError(f"{file.file.filename}: {name} has bounds that are not finite, expected seconds")
     return found
 
 
 def _text(value: object) -> str:
     value = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    value = "" if isinstance(value, h5py.Empty) else value
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)

@@ -11,8 +11,9 @@ import pandas as pd
 
 from data_recipes import brainsets_file as tb
 from data_recipes.cleaning import Tally, trial_table
+from data_recipes.hdf5_values import values
 from data_recipes.intervals import union
-from data_recipes.nwb_file import array, node
+from data_recipes.nwb_file import node
 from foundation.recording import empty_trials
 
 # Without trials, roles are given to pieces of this length (`foundation.splits` has the same).
@@ -59,11 +60,11 @@ def read_trials(
     bounds = tb.bounds(group)
     table, rows = trial_table(bounds[:, 0], bounds[:, 1], tally)
     for name in tb.columns(group):
-        if (values := tb.plain(group, name)) is None or values.ndim != 1:
+        if (read := tb.plain(group, name)) is None or read.ndim != 1:
             continue
-        if len(values) != len(bounds):
-            raise ValueError(f"{file.filename}: {entry['key']}.{name}: {len(values)} values of {len(bounds)} trials")
-        table[f"source_{name}" if name in table else name] = values[rows]
+        if len(read) != len(bounds):
+            raise ValueError(f"{file.filename}: {entry['key']}.{name}: {len(read)} values of {len(bounds)} trials")
+        table[f"source_{name}" if name in table else name] = read[rows]
     if "usable" in entry:
         if table.get(entry["usable"], pd.Series(dtype=float)).dtype != bool:
             raise ValueError(f"{file.filename}: {entry['key']} has no column of booleans {entry['usable']!r}")
@@ -114,22 +115,22 @@ def _stretches(domain: np.ndarray, splits: dict[str, dict[str, np.ndarray]]) -> 
 def _windows(file: h5py.File, entry: dict[str, Any], trials: h5py.Group, num: int, rows: np.ndarray) -> pd.DataFrame:
     """For each Interval of an object, its start, stop and columns in the rows of the trials that it names."""
     index = node(trials, "trial_index")
-    position = {int(k): i for i, k in enumerate(np.arange(num) if index is None else array(index))}
+    position = {int(k): i for i, k in enumerate(np.arange(num) if index is None else values(trials, "trial_index"))}
     out: dict[str, np.ndarray] = {}
     parent = tb.need(file, entry["windows"])
     for name, group in tb.objects(parent).items():
         where = f"{file.filename}: {entry['windows']}.{name}"
         if node(group, "trial_index") is None:
             raise ValueError(f"{where}: no trial_index, expected the number of the trial of each window")
-        numbers = [int(k) for k in array(node(group, "trial_index"))]
+        numbers = [int(k) for k in values(group, "trial_index")]
         if unknown := sorted(set(numbers) - set(position))[:5]:
             raise ValueError(f"{where}: trial_index {unknown}, expected numbers of the {num} trials")
         at = np.array([position[k] for k in numbers], dtype=int)
         bounds = tb.bounds(group)
-        values = {"start_s": bounds[:, 0], "stop_s": bounds[:, 1]}
+        read = {"start_s": bounds[:, 0], "stop_s": bounds[:, 1]}
         shared = {"trial_index", *tb.columns(trials)}
-        values |= {c: array(node(group, c)) for c in tb.columns(group) if c not in shared}
-        for column, samples in values.items():
+        read |= {c: values(group, c) for c in tb.columns(group) if c not in shared}
+        for column, samples in read.items():
             if samples.shape != (len(at),) or samples.dtype.kind not in "biuf":
                 raise ValueError(f"{where}.{column}: {samples.shape} {samples.dtype}, expected a number a window")
             full = np.full(num, np.nan)

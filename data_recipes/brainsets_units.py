@@ -11,6 +11,7 @@ import pandas as pd
 
 from data_recipes import brainsets_file as tb
 from data_recipes.cleaning import Tally, check_clock, sort_spikes
+from data_recipes.hdf5_values import dataset
 from data_recipes.nwb_file import node
 
 REGION_COLUMNS = ("region", "brain_region", "area", "acronym", "location")
@@ -29,6 +30,8 @@ def read_units(file: h5py.File, entry: dict[str, Any], recording_id: str) -> pd.
         ValueError: No units, columns of several lengths, a column that is not there, or ids that are not unique.
     """
     group = tb.need(file, "units")
+    if not isinstance(group, h5py.Group):
+        raise ValueError(f"{file.filename}: units is a {type(group).__name__}, expected an object with columns")
     read = {name: values for name in tb.columns(group) if (values := tb.plain(group, name)) is not None}
     lengths = {name: len(values) for name, values in read.items() if values.ndim}
     if len(set(lengths.values())) != 1:
@@ -70,9 +73,15 @@ def read_spikes(
         ValueError: No spikes, `unit_index` out of range, or times that do not lie in the domain.
     """
     group, where = tb.need(file, key), f"{file.filename}: {key}"
-    stamps, index = node(group, "timestamps"), node(group, "unit_index")
-    if stamps is None or index is None or stamps.dtype.kind not in "fiu" or index.dtype.kind not in "iu":
-        raise ValueError(f"{where}: expected timestamps (s) and whole numbers unit_index, got {sorted(group)}")
+    if not isinstance(group, h5py.Group) or node(group, "timestamps") is None or node(group, "unit_index") is None:
+        got = sorted(group) if isinstance(group, h5py.Group) else "an array"
+        raise ValueError(f"{where}: expected timestamps (s) and whole numbers unit_index, got {got}")
+    stamps, index = dataset(group, "timestamps"), dataset(group, "unit_index")
+    if stamps.dtype.kind not in "fiu" or index.dtype.kind not in "iu" or stamps.ndim != 1:
+        raise ValueError(
+            f"{where}: timestamps {stamps.shape} {stamps.dtype}, unit_index {index.dtype}, expected vectors of seconds "
+            "and of whole numbers unit_index"
+        )
     # HDF5 converts while it reads, and clips: no second copy, and what is out of range stays so.
     times, rows = stamps.astype(np.float64)[()], index.astype(np.int32)[()]
     if times.shape != rows.shape:

@@ -11,10 +11,17 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from data_recipes.runs import merge_runs
 from foundation.recording import Covariate, CovariateSpec, empty_trials
 
 # A mean rate of the units outside of this says that times or bins are not in seconds.
 PLAUSIBLE_HZ = (0.05, 500.0)
+# See `silent_gaps`.
+SILENCE_S, SILENCE_SPIKES = 5.0, 100
+# Merging runs that are shorter on average takes longer than sorting all spikes.
+_SPIKES_PER_RUN = 512
+_CHUNK = 2**20
+_NO_SPIKE = "{}: no spike is left; see the thresholds of the recipe, or leave the session out"
 
 
 class Tally:
@@ -61,12 +68,14 @@ def check_seconds(where: str, num_spikes: int, num_units: int, duration_s: float
 
 def check_clock(where: str, times: np.ndarray, span: tuple[float, float]) -> None:
     """Raise ValueError when most of `times` (s) lie outside the span (s) of the spikes."""
-    finite = times[np.isfinite(times)]
-    inside = (finite >= span[0]) & (finite <= span[1])
-    if len(finite) and inside.mean() < 0.5:
+    finite = np.isfinite(times)
+    if not finite.all():
+        times = times[finite]
+    inside = (times >= span[0]) & (times <= span[1])
+    if len(times) and inside.mean() < 0.5:
         raise ValueError(
-            f"{where}: {int((~inside).sum())} of {len(finite)} times lie outside the {span[0]:.6g} to {span[1]:.6g} s "
-            f"of the spikes (they run from {finite.min():.6g} to {finite.max():.6g}). Are they in milliseconds, in "
+            f"{where}: {int((~inside).sum())} of {len(times)} times lie outside the {span[0]:.6g} to {span[1]:.6g} s "
+            f"of the spikes (they run from {times.min():.6g} to {times.max():.6g}). Are they in milliseconds, in "
             "samples, or on another clock? Give seconds on the clock of the spikes"
         )
 
@@ -74,11 +83,23 @@ def check_clock(where: str, times: np.ndarray, span: tuple[float, float]) -> Non
 def merge_trains(where: str, trains: list[np.ndarray], tally: Tally) -> tuple[np.ndarray, np.ndarray]:
     """One spike train per unit (s, any order) as sorted times `(K,)` float64 and unit rows `(K,)` int32.
 
-    Times that are not finite or lie before 0 are left out and counted.
+    Times that are not finite or lie before 0 are left out and counted. Equal times keep the order of the units. No
+    spike is copied but into the result, unless its train has to be cleaned or sorted.
+
+    Raises:
+        ValueError: No spike is left.
     """
-    times = np.concatenate([np.asarray(train, np.float64).ravel() for train in trains]) if trains else np.zeros(0)
-    rows = np.repeat(np.arange(len(trains), dtype=np.int32), [np.size(train) for train in trains])
-    return sort_spikes(where, times, rows, tally)
+    times, rows = [], []
+    for row, train in enumerate(trains):
+        train = np.asarray(train, np.float64).ravel()
+        kept = _usable(train, tally)
+        if not kept.all():
+            train = train[kept]
+        times.append(np.sort(train) if (train[1:] < train[:-1]).any() else train)
+        rows.append(np.broadcast_to(np.int32(row), len(train)))
+    if not any(map(len, times)):
+        raise ValueError(_NO_SPIKE.format(where))
+    return merge_runs(times, rows)
 
 
 def sort_spikes(where: str, times: np.ndarray, rows: np.ndarray, tally: Tally) -> tuple[np.ndarray, np.ndarray]:
@@ -92,17 +113,74 @@ def sort_spikes(where: str, times: np.ndarray, rows: np.ndarray, tally: Tally) -
     times, rows = np.asarray(times, np.float64), np.asarray(rows)
     if times.ndim != 1 or times.shape != rows.shape:
         raise ValueError(f"{where}: spike times {times.shape} and units {rows.shape}, expected vectors of one length")
-    finite = np.isfinite(times)
-    with np.errstate(invalid="ignore"):
-        kept = tally.keep("spikes", len(times), {"time not finite": ~finite, "before 0 s": times < 0})
+    kept = _usable(times, tally)
     if not kept.all():
         times, rows = times[kept], rows[kept]
     if not len(times):
-        raise ValueError(f"{where}: no spike is left; see the thresholds of the recipe, or leave the session out")
-    if (times[1:] < times[:-1]).any():
+        raise ValueError(_NO_SPIKE.format(where))
+    falls = np.flatnonzero(times[1:] < times[:-1]) + 1
+    if 0 < len(falls) <= len(times) // _SPIKES_PER_RUN:
+        return merge_runs(np.split(times, falls), np.split(rows, falls))
+    if len(falls):
         order = np.argsort(times, kind="stable")
         times, rows = times[order], rows[order]
     return times, rows.astype(np.int32, copy=False)
+
+
+def _usable(times: np.ndarray, tally: Tally) -> np.ndarray:
+    """Which spike times can be kept, counting them."""
+    with np.errstate(invalid="ignore"):
+        return tally.keep("spikes", len(times), {"time not finite": ~np.isfinite(times), "before 0 s": times < 0})
+
+
+def count_spikes(rows: np.ndarray, num_units: int) -> np.ndarray:
+    """Spikes `(N,)` int64 of each unit; `np.bincount` of all rows at once would widen them to 8 bytes each."""
+    counts = np.zeros(num_units, np.int64)
+    for start in range(0, len(rows), _CHUNK):
+        counts += np.bincount(rows[start : start + _CHUNK], minlength=num_units)
+    return counts
+
+
+def silent_gaps(times: np.ndarray, tally: Tally) -> np.ndarray:
+    """Stretches `(G, 2)` s without a spike of any unit, too long for chance: the data were lost, or a time is wrong.
+
+    A stretch counts when it lasts 5 s and 100 spikes would be expected in it at the mean rate of all units.
+
+    Args:
+        times: `(K,)` seconds of all units, sorted and finite.
+        tally: Counts the stretches, and their whole seconds.
+    """
+    if len(times) < 2 or times[-1] <= times[0]:
+        return np.zeros((0, 2))
+    least = max(SILENCE_S, SILENCE_SPIKES * (times[-1] - times[0]) / len(times))
+    # Every thousandth spike first: a long stretch lies between two of these that are as far apart.
+    at = np.append(np.arange(0, len(times) - 1, 1000), len(times) - 1)
+    gaps = []
+    for first in np.flatnonzero(np.diff(times[at]) >= least):
+        part = times[at[first] : at[first + 1] + 1]
+        gaps += [(np.nextafter(part[k], np.inf), part[k + 1]) for k in np.flatnonzero(np.diff(part) >= least)]
+    tally.add("stretches without any spike out", len(gaps))
+    tally.add("seconds out: no spike of any unit", int(sum(stop - start for start, stop in gaps)))
+    return np.array(gaps).reshape(-1, 2)
+
+
+def numbers(where: str, table: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as `(R,)` float64; what is missing is NaN, and text that is a number is one.
+
+    Raises:
+        ValueError: No such column, or values that are not numbers.
+    """
+    if name not in table:
+        raise ValueError(f"{where}: no column {name!r}, expected it among {[str(c) for c in table.columns]}")
+    try:
+        column = pd.to_numeric(table[name]) if table[name].dtype.kind not in "Mmc" else table[name]
+        if column.dtype.kind in "biuf":
+            return column.to_numpy(np.float64, na_value=np.nan)
+    except (ValueError, TypeError):  # text, lists
+        pass
+    raise ValueError(
+        f"{where}: column {name!r} holds {table[name].dtype}, such as {table[name].iloc[0]!r}, not numbers"
+    )
 
 
 def series(where: str, spec: CovariateSpec, times: np.ndarray, values: np.ndarray, tally: Tally) -> Covariate:
@@ -121,8 +199,10 @@ def series(where: str, spec: CovariateSpec, times: np.ndarray, values: np.ndarra
         ValueError: Lengths differ.
     """
     times, values = np.asarray(times, np.float64), np.asarray(values)
-    if times.ndim != 1 or len(values) != len(times):
-        raise ValueError(f"{where}: {spec.name}: {len(values)} values at {len(times)} times, expected one value a time")
+    if times.ndim != 1 or values.shape != (len(times), spec.dim)[: 1 + (spec.dim > 1)]:
+        raise ValueError(
+            f"{where}: {spec.name}: values {values.shape} at times {times.shape}, expected {spec.dim} values a time"
+        )
     finite = np.isfinite(times)
     with np.errstate(invalid="ignore"):
         kept = finite & ~(times < 0)
@@ -170,7 +250,7 @@ def trial_table(start_s: np.ndarray, stop_s: np.ndarray, tally: Tally) -> tuple[
     rows = np.flatnonzero(kept)
     tally.add("trials out of order", int((np.diff(start[rows]) < 0).sum()))
     rows = rows[np.argsort(start[rows], kind="stable")]
-    twice = np.append(start[rows][1:] == start[rows][:-1], False)
+    twice = np.append(start[rows][1:] == start[rows][:-1], False)[: len(rows)]
     tally.add("trials out: same start as the next", int(twice.sum()))
     tally.add("trials kept", -int(twice.sum()))
     rows = rows[~twice]
@@ -187,11 +267,13 @@ def trial_table(start_s: np.ndarray, stop_s: np.ndarray, tally: Tally) -> tuple[
 def domain_without(span: tuple[float, float], gaps: np.ndarray) -> np.ndarray:
     """Half-open intervals `(I, 2)` of a span (s) that no gap `(G, 2)` (s, any order, may overlap) covers.
 
+    A gap that does not stop after its start covers nothing.
+
     Raises:
         ValueError: Nothing is left.
     """
     intervals, at = [], span[0]
-    for start, stop in sorted((float(a), float(b)) for a, b in np.asarray(gaps, float).reshape(-1, 2)):
+    for start, stop in sorted((float(a), float(b)) for a, b in np.asarray(gaps, float).reshape(-1, 2) if b > a):
         if start > at:
             intervals.append((at, min(start, span[1])))
         at = max(at, stop)

@@ -48,7 +48,8 @@ from typing import Any
 import numpy as np
 from one.alf.exceptions import ALFError
 
-from data_recipes.cleaning import Tally
+from data_recipes.cleaning import Tally, domain_without
+from data_recipes.hdf5_values import guarded
 from data_recipes.ibl_behavior import CAMERAS, read_behavior
 from data_recipes.ibl_files import Dataset, SessionFiles, choose_files, file_version, parse_datasets
 from data_recipes.ibl_probes import Quality, merge_probes, read_probe
@@ -217,44 +218,46 @@ def read(
         raise ValueError(f"{where}: no spikes (spikes.times and spikes.clusters of one revision); leave it out")
     if remote:
         _download(root, session["eid"], files)
-    tally = Tally()
-    probes = [read_probe(here, name, recording_id, Quality(**quality), regions, tally) for name in here.probes]
-    start, stop = max(p.span[0] for p in probes), min(p.span[1] for p in probes)
-    if not start < stop:
-        raise ValueError(
-            f"{where}: probes recorded at {[p.span for p in probes]} s, no time in common; give one by pid"
-        )
-    notes = [f"{len(probes)} probes: {', '.join(here.probes)}"]
-    if (lost := max(p.span[1] - p.span[0] for p in probes) - (stop - start)) > 5:
-        notes.append(f"{lost:.0f} s in which not every probe recorded are outside the domain")
-    times, rows, units = merge_probes(probes)
-    if not len(units):
-        raise ValueError(
-            f"{where}: no unit passes the thresholds ({tally.counts}); see min_label, min_rate_hz, min_presence"
-        )
-    trials, trial_covariates, missing = read_trials(here, TrialRules(**rules), (start, stop), tally)
-    covariates, absent = read_behavior(here, cameras, pose, stop, tally)
-    if missing := missing + absent:
-        notes.append(f"missing: {', '.join(missing)}")
-        tally.add("kinds of data missing", len(missing))
-    return Recording(
-        info=RecordingInfo(
-            recording_id=recording_id,
-            subject_id=session["subject"],
-            recipe=f"ibl {VERSION}",
-            source=f"IBL session {session['eid']}, {session['path']}; {_sortings(here)}",
-            licence="CC-BY-4.0",
-            species="mouse",
-            notes="; ".join(notes),
-            counts=tally.counts,
-        ),
-        spike_times=times,
-        spike_units=rows,
-        units=units,
-        trials=trials,
-        domain=np.array([[start, stop]]),
-        covariates={**trial_covariates, **covariates},
-    )
+    with guarded(here.folder):
+        tally = Tally()
+        probes = [read_probe(here, name, recording_id, Quality(**quality), regions, tally) for name in here.probes]
+        start, stop = max(p.span[0] for p in probes), min(p.span[1] for p in probes)
+        if not start < stop:
+            raise ValueError(
+                f"{where}: probes recorded at {[p.span for p in probes]} s, no time in common; give one by pid"
+            )
+        notes = [f"{len(probes)} probes: {', '.join(here.probes)}"]
+        if (lost := max(p.span[1] - p.span[0] for p in probes) - (stop - start)) > 5:
+            notes.append(f"{lost:.0f} s in which not every probe recorded are outside the domain")
+        gaps = np.concatenate([p.gaps for p in probes])
+        times, rows, units = merge_probes(probes)
+        if not len(units):
+            raise ValueError(
+                f"{where}: no unit passes the thresholds ({tally.counts}); see min_label, min_rate_hz, min_presence"
+            )
+        trials, trial_covariates, missing = read_trials(here, TrialRules(**rules), (start, stop), tally)
+        covariates, absent = read_behavior(here, cameras, pose, stop, tally)
+        if missing := missing + absent:
+            notes.append(f"missing: {', '.join(missing)}")
+            tally.add("kinds of data missing", len(missing))
+        return Recording(
+            info=RecordingInfo(
+                recording_id=recording_id,
+                subject_id=session["subject"],
+                recipe=f"ibl {VERSION}",
+                source=f"IBL session {session['eid']}, {session['path']}; {_sortings(here)}",
+                licence="CC-BY-4.0",
+                species="mouse",
+                notes="; ".join(notes),
+                counts=tally.counts,
+            ),
+            spike_times=times,
+            spike_units=rows,
+            units=units,
+            trials=trials,
+            domain=domain_without((start, float(np.nextafter(stop, np.inf))), gaps),
+            covariates={**trial_covariates, **covariates},
+        ).validate()
 
 
 def _several(names: str | list[str] | None) -> list[str] | None:

@@ -18,6 +18,10 @@ CAMERAS = ("left", "right", "body")
 WHEEL_HZ, WHEEL_EVERY, WHEEL_CORNER_HZ, WHEEL_ORDER = 1000, 5, 20, 8
 # The encoder is silent while the wheel rests. Only a pause that ends elsewhere than it began has lost samples.
 WHEEL_GAP_S, WHEEL_GAP_RAD, WHEEL_GAP_MARGIN_S = 0.1, 0.05, 0.1
+# More than the encoder counts between two samples, and faster than mice turn the wheel.
+WHEEL_JUMP_RAD, WHEEL_MAX_RAD_S = 1.0, 100.0
+# Samples further than this from the spikes are left out: one wrong time would be interpolated to for hours, or years.
+WHEEL_MARGIN_S = 600.0
 
 SPECS = {
     spec.name: spec
@@ -70,12 +74,15 @@ def _wheel(files: SessionFiles, end_s: float, tally: Tally) -> tuple[dict[str, C
     where = f"{files.folder}: wheel"
     times = files.array("wheel.timestamps").astype(np.float64)
     position = files.array("wheel.position").astype(np.float64)
-    if times.ndim != 1 or times.shape != position.shape:
+    if times.shape != position.shape:
         raise ValueError(f"{where}: timestamps {times.shape} and positions {position.shape}, expected one length")
     check_clock(where, times, (0.0, end_s))
     kept = np.isfinite(times) & np.isfinite(position)
     tally.add("wheel samples out: not finite", int((~kept).sum()))
     times, position = times[kept], position[kept]
+    near = (times > -WHEEL_MARGIN_S) & (times < end_s + WHEEL_MARGIN_S)
+    tally.add("wheel samples out: far from the spikes", int((~near).sum()))
+    times, position = times[near], position[near]
     tally.add("wheel samples out of order", int((times[1:] < times[:-1]).sum()))
     times, first = np.unique(times, return_index=True)
     tally.add("wheel samples out: same time as another", len(position) - len(first))
@@ -83,9 +90,19 @@ def _wheel(files: SessionFiles, end_s: float, tally: Tally) -> tuple[dict[str, C
     # The filter needs some periods of its corner frequency.
     if len(times) < 2 or times[-1] - times[0] < 10 / WHEEL_CORNER_HZ:
         return {}, [f"wheel ({len(times)} samples)"]
-    clock, velocity = wheel_velocity(times, position)
-    lost = (np.diff(times) > WHEEL_GAP_S) & (np.abs(np.diff(position)) > WHEEL_GAP_RAD)
+    step = np.diff(position)
+    jumps = np.abs(step) > WHEEL_JUMP_RAD
+    lost = ((np.diff(times) > WHEEL_GAP_S) & (np.abs(step) > WHEEL_GAP_RAD)) | jumps
     tally.add("wheel gaps", int(lost.sum()))
+    if jumps.any():
+        # The filter would ring with them for seconds.
+        position = np.append(0.0, np.cumsum(np.where(jumps, 0.0, step)))
+    clock, velocity = wheel_velocity(times, position)
+    if (np.abs(velocity) > WHEEL_MAX_RAD_S).mean() > 1e-3:
+        raise ValueError(
+            f"{where}: turns at {np.abs(velocity).max():.3g} rad/s, expected below {WHEEL_MAX_RAD_S:g}. Are positions in "
+            "degrees, cm or ticks? Give rad"
+        )
     for start, stop in zip(times[:-1][lost], times[1:][lost]):
         lo, hi = clock.searchsorted((start - WHEEL_GAP_MARGIN_S, stop + WHEEL_GAP_MARGIN_S))
         velocity[lo:hi] = np.nan

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from one.alf.path import rel_path_parts
+from pyarrow.parquet import read_metadata
 
 SORTERS = ("iblsorter", "pykilosort", "")
 _PROBE = re.compile(r"alf/(?P<probe>probe\w+?)(?:/(?P<sorter>[^/]+))?")
@@ -32,6 +33,8 @@ _PROBE_FILES = {
 }
 _TASK_OBJECTS = {"trials", "wheel"}
 _EXTENSIONS = ("pqt", "npy", "csv")
+# Constant columns take no room in a file, and all of it in memory.
+_MAX_CELLS = 2**30
 _CURE = "download it again, or leave the session out"
 
 
@@ -85,7 +88,7 @@ def parse_datasets(table: pd.DataFrame) -> list[Dataset]:
                 rel_path,
                 0 if pd.isna(size) else int(size),
                 "" if pd.isna(file_hash) else str(file_hash),
-                None if default is None else bool(default),
+                None if pd.isna(default) else bool(default),
                 parts["collection"] or "",
                 parts["revision"] or "",
                 f"{parts['object']}.{name}",
@@ -180,24 +183,35 @@ class SessionFiles:
         """Names of the probes that have spikes, sorted."""
         return sorted(key.split("/")[0] for key in self.paths if key.endswith("/spikes.times"))
 
-    def array(self, key: str, mapped: bool = False) -> np.ndarray:
-        """The array of an `.npy` file; columns `(n, 1)` as `(n,)`.
+    def array(self, key: str, mapped: bool = False, columns: int = 1) -> np.ndarray:
+        """The numbers of an `.npy` file: `(n,)`, also of a single column, or `(n, columns)`.
 
         Args:
             key: Of `choose_files`.
             mapped: As a read-only memory map.
+            columns: Expected.
 
         Raises:
-            ValueError: Truncated, not an `.npy` file, or pickled Python objects.
+            ValueError: Truncated, not an `.npy` file, pickled Python objects, another shape, or not numbers.
         """
         path = self.folder / self.paths[key]
         try:
-            array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
-            if "Object arrays" in str(error):
+            # Mapped in either case: a header that declares more than the file holds must not take the memory for it.
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # the header is text that NumPy parses, and damage to it raises nearly anything
+            if "Python objects" in str(error):
                 raise ValueError(f"{path}: holds pickled Python objects, which are not read; save numbers") from None
             raise ValueError(f"{path}: truncated or not an .npy file ({error}); {_CURE}") from None
-        return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{path}: an archive of arrays (.npz), expected one array (.npy); {_CURE}")
+        if columns == 1 and array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
+        if array.dtype.kind not in "biuf" or array.shape != (len(array) if array.ndim else 0, columns)[: array.ndim]:
+            shape = "(n,)" if columns == 1 else f"(n, {columns})"
+            raise ValueError(
+                f"{path}: {array.dtype} of shape {array.shape}, expected numbers of shape {shape}; {_CURE}"
+            )
+        return array if mapped else np.array(array)
 
     def table(self, key: str) -> pd.DataFrame:
         """The table of a `.pqt` or `.csv` file.
@@ -207,8 +221,13 @@ class SessionFiles:
         """
         path = self.folder / self.paths[key]
         try:
-            return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-        except (OSError, ValueError) as error:
+            if path.suffix == ".csv":
+                return pd.read_csv(path)
+            about = read_metadata(path)
+            if about.num_rows * about.num_columns > _MAX_CELLS:
+                raise ValueError(f"{about.num_rows} rows of {about.num_columns} columns are more than any session has")
+            return pd.read_parquet(path)
+        except Exception as error:  # Arrow and pandas raise nearly anything on damaged metadata
             raise ValueError(f"{path}: truncated or not a table ({error}); {_CURE}") from None
 
 

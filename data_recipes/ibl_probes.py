@@ -13,9 +13,10 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from data_recipes.cleaning import Tally, check_seconds, sort_spikes
+from data_recipes.cleaning import Tally, check_seconds, numbers, silent_gaps, sort_spikes
 from data_recipes.ibl_files import SessionFiles
 from data_recipes.regions import PARCELLATIONS, map_acronyms
+from data_recipes.runs import merge_runs
 
 # Columns of upstream's metrics that are kept under their own names.
 METRICS = (
@@ -28,6 +29,8 @@ METRICS = (
     "contamination",
     "drift",
 )
+# More clusters than any probe has: a table of all numbers up to the highest would fill the memory.
+MAX_CLUSTER = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,14 @@ class Probe:
         rows: `(K,)` int32, row of each spike's unit in `units`.
         units: One row per unit.
         span: First and last spike of all its clusters, seconds.
+        gaps: `(G, 2)` seconds in which none of its clusters fired, see `silent_gaps`.
     """
 
     times: np.ndarray
     rows: np.ndarray
     units: pd.DataFrame
     span: tuple[float, float]
+    gaps: np.ndarray
 
 
 def read_probe(files: SessionFiles, name: str, prefix: str, quality: Quality, regions: str, tally: Tally) -> Probe:
@@ -83,21 +88,31 @@ def read_probe(files: SessionFiles, name: str, prefix: str, quality: Quality, re
         tally: Counts clusters in, out by reason, units without a region, and spikes.
 
     Raises:
-        ValueError: Spikes that no cluster table can explain, or times that are not finite at all.
+        ValueError: Spikes that no cluster table can explain, or no time that is one.
     """
     where = f"{files.folder}: {name}"
     times = files.array(f"{name}/spikes.times", mapped=True)
     clusters = files.array(f"{name}/spikes.clusters", mapped=True)
-    if times.ndim != 1 or times.shape != clusters.shape or not len(times):
+    if times.shape != clusters.shape or not len(times):
         raise ValueError(f"{where}: spike times {times.shape} and clusters {clusters.shape}, expected one length > 0")
-    if clusters.dtype.kind not in "iu" or clusters.min() < 0:
-        raise ValueError(f"{where}: clusters {clusters.dtype} from {clusters.min()}, expected whole numbers from 0")
-    with np.errstate(invalid="ignore"):
-        span = (max(0.0, float(np.nanmin(times))), float(np.nanmax(times)))
-    if not span[0] < span[1] < math.inf:
+    low, high = clusters.min(), clusters.max()
+    if clusters.dtype.kind not in "iu" or low < 0 or high > MAX_CLUSTER:
+        raise ValueError(
+            f"{where}: clusters {clusters.dtype} from {low} to {high}, expected whole numbers from 0 to {MAX_CLUSTER}"
+        )
+    # Those of the spikes whose times are times; as a rule all, and then without a copy.
+    good, owners = times, clusters
+    if not 0 <= times.min() <= times.max() < math.inf:
+        valid = np.isfinite(times) & (times >= 0)
+        good, owners = times[valid], clusters[valid]
+    span = (float(good.min()), float(good.max())) if len(good) else (math.nan, math.nan)
+    if not span[0] < span[1]:
         raise ValueError(f"{where}: spikes from {span[0]:.6g} to {span[1]:.6g} s, expected times in seconds")
-    fired = np.bincount(clusters)
-    check_seconds(where, len(times), int((fired > 0).sum()), span[1] - span[0])
+    fired = np.bincount(owners, minlength=int(high) + 1)
+    check_seconds(where, len(good), int((fired > 0).sum()), span[1] - span[0])
+    falls = int((good[1:] < good[:-1]).sum())
+    tally.add("spikes out of order", falls)
+    gaps = silent_gaps(np.sort(good) if falls else good, tally)
     table = _cluster_table(files, name, fired, tally)
     rate = table["num_spikes"].to_numpy() / (span[1] - span[0])
     label, presence = table["label"].to_numpy(float), table["presence_ratio"].to_numpy(float)
@@ -131,7 +146,7 @@ def read_probe(files: SessionFiles, name: str, prefix: str, quality: Quality, re
     times, rows = np.asarray(times[mine]), rows[mine]
     if len(units):
         times, rows = sort_spikes(where, times, rows, tally)
-    return Probe(times, rows, units, span)
+    return Probe(times, rows, units, span, gaps)
 
 
 def merge_probes(probes: list[Probe]) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
@@ -141,22 +156,12 @@ def merge_probes(probes: list[Probe]) -> tuple[np.ndarray, np.ndarray, pd.DataFr
         Sorted times `(K,)`, unit rows `(K,)` int32, and units. Equal times keep the order of the probes.
     """
     units = pd.concat([probe.units for probe in probes], ignore_index=True)
-    first = probes.pop(0)
-    times, rows, offset = first.times, first.rows, len(first.units)
-    del first
-    while probes:
-        other = probes.pop(0)
-        # Where the sorted spikes of the one fall among those of the other: cheaper than sorting both again.
-        at = times.searchsorted(other.times, side="right")
-        at += np.arange(len(at))
-        from_first = np.ones(len(times) + len(at), bool)
-        from_first[at] = False
-        merged = np.empty(len(from_first))
-        merged[from_first], merged[at] = times, other.times
-        times = merged
-        merged_rows = np.empty(len(from_first), np.int32)
-        merged_rows[from_first], merged_rows[at] = rows, other.rows + np.int32(offset)
-        rows, offset = merged_rows, offset + len(other.units)
+    offset, runs = 0, []
+    for probe in probes:
+        runs.append((probe.times, np.add(probe.rows, offset, out=probe.rows)))
+        offset += len(probe.units)
+    probes.clear()
+    times, rows = runs[0] if len(runs) == 1 else merge_runs([run[0] for run in runs], [run[1] for run in runs])
     return times, rows, units
 
 
@@ -172,7 +177,10 @@ def _cluster_table(files: SessionFiles, name: str, fired: np.ndarray, tally: Tal
         if f"{name}/clusters.{key}" in files
     }
     if f"{name}/clusters.uuids" in files:
-        arrays["uuid"] = files.table(f"{name}/clusters.uuids").iloc[:, 0].astype(str).to_numpy()
+        uuids = files.table(f"{name}/clusters.uuids")
+        if "uuids" not in uuids:
+            raise ValueError(f"{files.folder / files.paths[f'{name}/clusters.uuids']}: no column 'uuids'")
+        arrays["uuid"] = uuids["uuids"].astype(str).to_numpy()
     lengths = {key: len(array) for key, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{where}: clusters have {lengths} rows, expected one length; are the files of one revision?")
@@ -188,7 +196,10 @@ def _cluster_table(files: SessionFiles, name: str, fired: np.ndarray, tally: Tal
         values = np.full(len(ids), missing, object if key == "uuid" else type(missing))
         if key in arrays:
             known = ids < len(arrays[key])
-            values[known] = arrays[key][ids[known]]
+            found = arrays[key][ids[known]]
+            if found.dtype.kind == "f":
+                known[known], found = np.isfinite(found), found[np.isfinite(found)]
+            values[known] = found
         table[key] = values
     return pd.concat([table, metrics.reindex(ids).reset_index(drop=True)], axis=1)
 
@@ -198,17 +209,20 @@ def _metrics(files: SessionFiles, name: str, num_clusters: int) -> pd.DataFrame:
     key = f"{name}/clusters.metrics"
     if key not in files:
         return pd.DataFrame(columns=["label", "presence_ratio"], index=pd.Index([], dtype=np.int64), dtype=float)
-    table = files.table(key)
+    table, where = files.table(key), str(files.folder / files.paths[key])
+    if table.index.name == "cluster_id":
+        table = table.reset_index()
     if "cluster_id" not in table and len(table) != num_clusters:
         raise ValueError(
-            f"{files.folder / files.paths[key]}: {len(table)} rows without `cluster_id` for {num_clusters} clusters; "
+            f"{where}: {len(table)} rows without `cluster_id` for {num_clusters} clusters; "
             "which row is which cluster cannot be told, so take a table with that column"
         )
-    ids = table["cluster_id"] if "cluster_id" in table else pd.Series(np.arange(len(table)))
-    if ids.duplicated().any() or ids.isna().any() or (ids < 0).any():
-        raise ValueError(f"{files.folder / files.paths[key]}: `cluster_id` repeats or is missing, expected unique ids")
-    kept = table.reindex(columns=[m for m in METRICS if m in table or m in ("label", "presence_ratio")])
-    return kept.apply(pd.to_numeric, errors="coerce").set_axis(ids.astype(np.int64), axis=0)
+    ids = numbers(where, table, "cluster_id") if "cluster_id" in table else np.arange(len(table), dtype=float)
+    if len(np.unique(ids)) != len(ids) or not ((ids >= 0) & (ids <= MAX_CLUSTER) & (ids == np.floor(ids))).all():
+        raise ValueError(f"{where}: `cluster_id` repeats or is missing, expected unique whole numbers from 0")
+    metrics = {name: numbers(where, table, name) for name in METRICS if name in table}
+    metrics = {name: np.full(len(ids), np.nan) for name in ("label", "presence_ratio")} | metrics
+    return pd.DataFrame(metrics, index=pd.Index(ids.astype(np.int64)))
 
 
 def _places(files: SessionFiles, name: str, units: pd.DataFrame, regions: str, tally: Tally) -> pd.DataFrame:
@@ -230,8 +244,12 @@ def _places(files: SessionFiles, name: str, units: pd.DataFrame, regions: str, t
         nowhere = placed & ~unknown & (map_acronyms(acronyms, "cosmos") == "")
         tally.add("units without a region: root, void or fibers", int(nowhere.sum()))
         if (position := key.replace("brainLocationIds_ccf_2017", "mlapdv")) in files:
-            xyz = np.full((len(units), 3), np.nan)
-            xyz[placed] = files.array(position)[channels[placed]]
+            xyz, sites = np.full((len(units), 3), np.nan), files.array(position, columns=3)
+            if len(sites) != len(ids):
+                raise ValueError(
+                    f"{files.folder / files.paths[position]}: {len(sites)} sites, {len(ids)} have a region"
+                )
+            xyz[placed] = sites[channels[placed]]
             table = {axis: xyz[:, k] for k, axis in enumerate(("ml_um", "ap_um", "dv_um"))}
     named = {f"region_{to}": map_acronyms(acronyms, to) for to in PARCELLATIONS} | {"region_allen": acronyms}
     return pd.DataFrame({"region": map_acronyms(acronyms, regions), **named, **table})

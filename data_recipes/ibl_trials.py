@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from data_recipes.cleaning import Tally, check_clock, trial_table
+from data_recipes.cleaning import Tally, check_clock, numbers, trial_table
 from data_recipes.ibl_files import SessionFiles
 from foundation.recording import Covariate, CovariateSpec, empty_trials
 
@@ -120,12 +120,13 @@ def read_trials(
     for name in ("intervals_0", *_TRIAL_TIMES):
         if name in raw:
             check_clock(f"{where}: {name}", raw[name], (0.0, span[1]))
+    needed, other = ("intervals_1", "aligned") if rules.intervals == "trial" else ("stimOn_times", "trial")
+    if needed not in raw:
+        raise ValueError(f"{where}: no {needed}, which intervals={rules.intervals} needs; take intervals={other}")
     if rules.intervals == "trial":
         start, stop = raw["intervals_0"], raw["intervals_1"]
-    elif "stimOn_times" in raw:
-        start, stop = raw["stimOn_times"] - BEFORE_S, raw["stimOn_times"] + AFTER_S
     else:
-        raise ValueError(f"{where}: no stimOn_times, which intervals=aligned needs; take intervals=trial")
+        start, stop = raw["stimOn_times"] - BEFORE_S, raw["stimOn_times"] + AFTER_S
     table, rows = trial_table(start, stop, tally)
     raw = {name: values[rows] for name, values in raw.items()}
     outside = (table["start_s"].to_numpy() < span[0]) | (table["stop_s"].to_numpy() > span[1])
@@ -153,11 +154,11 @@ def _trial_columns(files: SessionFiles) -> dict[str, np.ndarray]:
     raw = {}
     for name in ("intervals_0", "intervals_1", *_TRIAL_TIMES, *_TRIAL_VALUES):
         if name in table:
-            raw[name] = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
+            raw[name] = numbers(str(files.folder / files.paths["trials.table"]), table, name)
         elif f"trials.{name}" in files:
             raw[name] = files.array(f"trials.{name}").astype(np.float64)
     if "intervals_0" not in raw and "trials.intervals" in files:
-        bounds = files.array("trials.intervals").astype(np.float64).reshape(-1, 2)
+        bounds = files.array("trials.intervals", columns=2).astype(np.float64)
         raw["intervals_0"], raw["intervals_1"] = bounds.T
     if len(sizes := {name: len(values) for name, values in raw.items()}) and len(set(sizes.values())) > 1:
         raise ValueError(f"{files.folder}: trials have columns of {sizes} rows, expected one length")
@@ -199,8 +200,11 @@ def _trial_values(raw: dict[str, np.ndarray], tally: Tally) -> dict[str, np.ndar
         found["feedback"] = np.select([feedback == -1, feedback == 1], [0, 1], -1)
     if "contrastLeft" in raw and "contrastRight" in raw:
         left, right = raw["contrastLeft"], raw["contrastRight"]
+        with np.errstate(invalid="ignore"):
+            outside = (np.abs(left - 0.5) > 0.5) | (np.abs(right - 0.5) > 0.5)
+        tally.add("trials with a contrast outside of 0 to 1", int(outside.sum()))
         # NaN means that the stimulus is on the other side; with NaN on both it is not known.
-        known = np.isfinite(left) | np.isfinite(right)
+        known = (np.isfinite(left) | np.isfinite(right)) & ~outside
         found["contrast_left"] = np.where(known, np.nan_to_num(left), np.nan)
         found["contrast_right"] = np.where(known, np.nan_to_num(right), np.nan)
     found["reward_volume"] = raw.get("rewardVolume")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_recipes.cleaning import Tally, check_clock, series
+from data_recipes.cleaning import Tally, check_clock, numbers, series
 from data_recipes.ibl_files import SessionFiles
 from foundation.recording import Covariate, CovariateSpec
 
@@ -63,7 +63,8 @@ def camera_covariates(
         if spec.name.endswith("_speed"):
             with np.errstate(invalid="ignore", divide="ignore"):
                 step = np.linalg.norm(np.diff(values, axis=0, prepend=np.nan), axis=1)
-                values = step / np.diff(clock, prepend=np.nan)
+                elapsed = np.diff(clock, prepend=np.nan)
+                values = np.where(elapsed > 0, step / elapsed, np.nan)
         covariates[spec.name] = series(f"{files.folder}: {name}", spec, clock, values, tally)
     return covariates, missing
 
@@ -92,7 +93,8 @@ def _paws(files: SessionFiles, name: str, camera: str, suffix: str) -> list[tupl
         columns = [f"{source}_{part}" for part in ("x", "y", "likelihood")]
         if not set(columns) <= set(table.columns):
             continue
-        values = table[columns].to_numpy(np.float64)
+        path = str(files.folder / files.paths[f"{name}.{tracker}"])
+        values = np.column_stack([numbers(path, table, column) for column in columns])
         seen = values[:, 2] >= MIN_LIKELIHOOD
         position = np.where(seen[:, None], values[:, :2], np.nan)
         about = f"{source} in the image of the {camera} camera ({tracker})"
@@ -121,4 +123,5 @@ def _pupil(files: SessionFiles, name: str, camera: str, suffix: str) -> list[tup
         return []
     about = f"smoothed diameter of the pupil, {camera} camera"
     spec = CovariateSpec(f"pupil_diameter{suffix}", "continuous", "time", unit="px", description=about)
-    return [(spec, table["pupilDiameter_smooth"].to_numpy(np.float64))]
+    path = str(files.folder / files.paths[f"{name}.features"])
+    return [(spec, numbers(path, table, "pupilDiameter_smooth"))]

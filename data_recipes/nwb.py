@@ -46,7 +46,16 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from data_recipes.cleaning import Tally, check_clock, check_seconds, domain_without, sort_spikes, trial_table
+from data_recipes.cleaning import (
+    Tally,
+    check_clock,
+    check_seconds,
+    count_spikes,
+    domain_without,
+    merge_trains,
+    trial_table,
+)
+from data_recipes.hdf5_values import guarded
 from data_recipes.intervals import names_in, union
 from data_recipes.mapping import ABOUT, COVARIATE, check_entries, load_yaml, name_recording
 from data_recipes.nwb_covariates import read_covariate
@@ -119,13 +128,14 @@ def read(
         ValueError: See the head of this file.
     """
     tally = Tally()
-    with local_file(path, version) as local, open_nwb(local) as file:
+    with local_file(path, version) as local, guarded(local), open_nwb(local) as file:
         found = survey(file)
         m = propose(file, found, classes=False) if mapping is None else mapping
-        units, times, rows = read_units(file, _unit_entries(m), recording_id, tally)
-        times, rows = sort_spikes(path, times, rows, tally)
+        units, trains = read_units(file, _unit_entries(m), recording_id, tally)
+        times, rows = merge_trains(path, trains, tally)
+        del trains
         # A unit may have had only spikes that are left out.
-        alive = np.bincount(rows, minlength=len(units)) > 0
+        alive = count_spikes(rows, len(units)) > 0
         if not alive.all():
             tally.add("units out: no spike after 0 s", int((~alive).sum()))
             tally.add("units kept", -int((~alive).sum()))
@@ -175,7 +185,7 @@ def plan(path: str, version: str, size_bytes: int, recording_id: str, mapping: d
     """
     if "://" in path:
         return Plan(size_bytes)
-    with open_nwb(path) as file:
+    with guarded(path), open_nwb(path) as file:
         m = propose(file, survey(file), classes=False) if mapping is None else mapping
         parts = [("units", u["path"]) for u in _unit_entries(m)] or [("units", "units")]
         parts += [("trials", m["trials"]["path"])] if "trials" in m else []

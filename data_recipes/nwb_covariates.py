@@ -8,10 +8,11 @@ import h5py
 import numpy as np
 
 from data_recipes.cleaning import Tally, check_clock
+from data_recipes.hdf5_values import dataset, seconds
 from data_recipes.intervals import Seen, label_covariate, state_covariate
 from data_recipes.mapping import covariate
-from data_recipes.nwb_file import array, column_names, node, read_series, series_times
-from data_recipes.nwb_survey import event_times, interval_bounds, need, series_type, simple_column
+from data_recipes.nwb_file import column_names, node, read_series, series_times
+from data_recipes.nwb_survey import event_times, interval_bounds, need, series_clock, series_type, simple_column
 from foundation.recording import Covariate
 
 
@@ -57,13 +58,16 @@ def read_covariate(
         return _of_table(where, name, entry, group, trials, begin_s, span, tally, seen)
     if entry.get("kind") == "event":
         # A series, whose values are not asked for, or events.
-        data, stamps = node(group, "data"), event_times(group)
-        if data is None and stamps is None:
+        stamps = event_times(group)
+        if node(group, "data") is None and stamps is None:
             raise ValueError(f"{where}: {path} has no times, expected timestamps of events; it has {sorted(group)}")
-        times = array(stamps) if data is None else series_times(group, len(data))
+        if node(group, "data") is not None:
+            times = _times(group)
+        else:
+            times = seconds(group, "timestamps" if "timestamps" in group else "timestamp")
         check_clock(f"{where}: {path}", times, span)
         return covariate(where, name, entry, times, None, tally)
-    times, values = read_series(group)
+    times, values = _samples(group)
     check_clock(f"{where}: {path}", times, span)
     if series_type(group) == "IntervalSeries":
         # Positive where an interval of that number starts, negative where it ends.
@@ -77,9 +81,23 @@ def read_covariate(
     return covariate(where, name, entry, values, times, tally, seen.hidden(times))
 
 
+def _times(series: h5py.Group) -> np.ndarray:
+    """Times `(M,)` s of a series."""
+    series_clock(series)  # refuses what cannot be read
+    return series_times(series, len(dataset(series, "data")))
+
+
+def _samples(series: h5py.Group) -> tuple[np.ndarray, np.ndarray]:
+    """Times `(M,)` s and values `(M, ...)` of a series."""
+    if not isinstance(series, h5py.Group):
+        raise ValueError(f"{series.file.filename}: {series.name} holds values alone, expected a time series")
+    series_clock(series)
+    return read_series(series)
+
+
 def _stacked(file: h5py.File, paths: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Times `(M,)` s and values `(M, channels)` of several series of one clock."""
-    read = [read_series(need(file, p)) for p in paths]
+    read = [_samples(need(file, p)) for p in paths]
     for path, (times, values) in zip(paths, read):
         if values.ndim != 1 or not np.array_equal(times, read[0][0]):
             raise ValueError(

@@ -3,7 +3,8 @@
 h5py because it is a hundred times quicker than pynwb on these files and needs none of the extensions they were written
 with. Everything is read through `node`, which follows no link out of the file. What is refused, always with a
 ValueError that says got, expected, cure: a truncated or corrupt file, HDF5 that is not NWB 2, links to other files and
-data stored in other files, and columns of pickled, opaque or otherwise unreadable objects.
+data stored in other files, columns of pickled, opaque or otherwise unreadable objects, and datasets that declare more
+values than the file can hold.
 
 Layout: NWB 2 core, https://nwb-schema.readthedocs.io (DynamicTable, VectorData, VectorIndex, TimeSeries, Units).
 """
@@ -21,6 +22,9 @@ import pandas as pd
 
 # Chunks that adjacent reads share are decompressed once.
 _CHUNK_CACHE_BYTES = 64 * 2**20
+# A dataset above this size that declares this many times what it stores was not written, or means to fill the memory;
+# gzip, the tightest of HDF5's own filters, reaches 1032 to 1.
+_LARGE_BYTES, _MAX_RATIO = 2**28, 1100
 
 
 @contextmanager
@@ -58,9 +62,13 @@ def node(parent: h5py.Group, path: str) -> Any:
             return None
         if isinstance(link, h5py.ExternalLink):
             raise ValueError(_outside(parent, path, link.filename))
-        at = at.get(name)
-        if at is None:
-            return None
+        try:
+            at = at[name]
+        except KeyError as error:
+            if isinstance(link, h5py.SoftLink):
+                return None
+            # Not to be taken for absent.
+            raise ValueError(f"{parent.file.filename}: {path} is damaged ({error}); fetch the file again") from error
         # A soft link may pass through an external one.
         if at.file.filename != parent.file.filename:
             raise ValueError(_outside(parent, path, at.file.filename))
@@ -86,7 +94,11 @@ def type_of(item: Any) -> str:
 def text(parent: h5py.Group, path: str, default: str = "") -> str:
     """A scalar string dataset, such as `general/subject/subject_id`; `default` where there is none."""
     item = node(parent, path)
-    return default if not isinstance(item, h5py.Dataset) else _decoded(array(item)).strip()
+    if not isinstance(item, h5py.Dataset):
+        return default
+    if item.size != 1:
+        raise ValueError(f"{item.file.filename}: {item.name}: shape {item.shape}, expected one text")
+    return _decoded(array(item).reshape(())).strip()
 
 
 def array(dataset: h5py.Dataset, rows: slice | None = None) -> np.ndarray:
@@ -97,8 +109,14 @@ def array(dataset: h5py.Dataset, rows: slice | None = None) -> np.ndarray:
         rows: Of the first axis; None for all.
 
     Raises:
-        ValueError: Neither numbers, booleans nor strings (pickled or opaque objects, references, compounds).
+        ValueError: Neither numbers, booleans nor strings (pickled or opaque objects, references, compounds), no values
+            at all, or more than the file can hold.
     """
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        got = "no values" if isinstance(dataset, h5py.Dataset) else f"a {type(dataset).__name__}"
+        raise ValueError(f"{dataset.file.filename}: {dataset.name}: {got}, expected an array")
+    if rows is None:
+        refuse_unwritten(dataset)
     where = () if rows is None else rows
     if h5py.check_string_dtype(dataset.dtype) is not None:
         return np.asarray(dataset.asstr(errors="replace")[where], dtype=object)
@@ -110,6 +128,16 @@ def array(dataset: h5py.Dataset, rows: slice | None = None) -> np.ndarray:
     return np.asarray(dataset[where])
 
 
+def refuse_unwritten(dataset: h5py.Dataset) -> None:
+    """Raise ValueError for a large dataset of which the file holds next to nothing: it would fill the memory."""
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > max(_LARGE_BYTES, _MAX_RATIO * stored):
+        raise ValueError(
+            f"{dataset.file.filename}: {dataset.name}: shape {dataset.shape} declares {dataset.nbytes / 2**30:.1f} GiB "
+            f"and {stored / 2**20:.1f} MiB are stored, expected all of it; was the file written to its end?"
+        )
+
+
 def column_names(table: h5py.Group) -> list[str]:
     """Columns of a DynamicTable, without `id` and the `_index` of ragged ones."""
     listed = [_decoded(name) for name in np.atleast_1d(table.attrs.get("colnames", []))]
@@ -118,9 +146,9 @@ def column_names(table: h5py.Group) -> list[str]:
 
 def table_ids(table: h5py.Group) -> np.ndarray:
     """The `id` `(R,)` of a DynamicTable's rows."""
-    ids = node(table, "id")
-    if ids is None:
-        raise ValueError(f"{table.file.filename}: {table.name} has no column id, expected an NWB table")
+    ids = node(table, "id") if isinstance(table, h5py.Group) else None
+    if not isinstance(ids, h5py.Dataset) or ids.ndim != 1:
+        raise ValueError(f"{table.file.filename}: {table.name} has no vector id, expected an NWB table")
     return array(ids)
 
 
@@ -153,8 +181,12 @@ def ragged_stops(table: h5py.Group, name: str) -> np.ndarray:
     where = f"{table.file.filename}: {table.name}/{name}"
     if index is None or node(table, f"{name}_index_index") is not None:
         raise ValueError(f"{where}: expected one value index {name}_index, got {'none' if index is None else 'two'}")
-    stops = array(index).astype(np.int64)
-    size = len(node(table, name))
+    stops, data = array(index), node(table, name)
+    if stops.ndim != 1 or stops.dtype.kind not in "iu" or not isinstance(data, h5py.Dataset) or not data.shape:
+        raise ValueError(
+            f"{where}_index: {stops.dtype} of shape {stops.shape}, expected whole numbers beside their data"
+        )
+    stops, size = stops.astype(np.int64), len(data)
     if len(stops) and ((np.diff(stops, prepend=0) < 0).any() or stops[-1] > size):
         raise ValueError(f"{where}_index: rows end at up to {stops.max()} of {size} values, expected rising ends")
     return stops
@@ -177,10 +209,9 @@ def read_table(table: h5py.Group, columns: Iterable[str] | None = None) -> pd.Da
     out: dict[str, Any] = {}
     for name in wanted:
         values = column(table, name)
-        if len(values) != len(ids):
-            raise ValueError(
-                f"{table.file.filename}: {table.name}/{name}: {len(values)} rows, expected {len(ids)} as in id"
-            )
+        if values.shape[:1] != ids.shape:
+            got = len(values) if values.ndim else "no"
+            raise ValueError(f"{table.file.filename}: {table.name}/{name}: {got} rows, expected {len(ids)} as in id")
         out[name] = values if values.ndim == 1 else list(values)
     return pd.DataFrame(out, index=pd.Index(ids, name="id"))
 
@@ -235,9 +266,12 @@ def read_spikes(units: h5py.Group, rows: np.ndarray | None = None) -> tuple[np.n
     data = node(units, "spike_times")
     if data is None:
         raise ValueError(f"{units.file.filename}: {units.name} has no spike_times; it has {column_names(units)}")
-    if data.dtype.kind not in "iuf":
-        raise ValueError(f"{units.file.filename}: {data.name}: values of type {data.dtype}, expected seconds")
     stops = ragged_stops(units, "spike_times")
+    if data.dtype.kind not in "iuf" or data.ndim != 1:
+        raise ValueError(
+            f"{units.file.filename}: {data.name}: {data.dtype} of shape {data.shape}, expected a vector of seconds"
+        )
+    refuse_unwritten(data)
     rows = np.arange(len(stops)) if rows is None else np.asarray(rows, np.int64)
     assert (np.diff(rows) > 0).all(), "rows must rise"
     starts, stops = np.concatenate([[0], stops[:-1]])[rows], stops[rows]

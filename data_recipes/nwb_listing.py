@@ -9,9 +9,19 @@ import h5py
 import numpy as np
 import yaml
 
+from data_recipes.hdf5_values import dataset, guarded, values
 from data_recipes.mapping import identifier
-from data_recipes.nwb_file import array, column_names, node, open_nwb, ragged_stops, table_ids, text
-from data_recipes.nwb_survey import Survey, event_times, need, series_clock, series_type, simple_column, survey
+from data_recipes.nwb_file import column_names, node, open_nwb, ragged_stops, table_ids, text
+from data_recipes.nwb_survey import (
+    Survey,
+    event_times,
+    interval_bounds,
+    need,
+    series_clock,
+    series_type,
+    simple_column,
+    survey,
+)
 from data_recipes.sources import SourceFile, list_files, local_file
 
 # More channels or samples are a recording of the brain, of the muscles or of a device rather than a behavior.
@@ -46,10 +56,10 @@ def describe(source: str, ending: str = ".nwb") -> str:
     if not files:
         raise ValueError(f"nwb: --source is {source}, expected a folder with {ending} files, or one")
     for candidate in files:
-        with local_file(candidate.path, candidate.version) as local, open_nwb(local) as file:
+        with local_file(candidate.path, candidate.version) as local, guarded(local), open_nwb(local) as file:
             if survey(file).units:
                 return _describe(file, candidate, len(files) - 1)
-    with local_file(files[0].path, files[0].version) as local, open_nwb(local) as file:
+    with local_file(files[0].path, files[0].version) as local, guarded(local), open_nwb(local) as file:
         return _describe(file, files[0], len(files) - 1)
 
 
@@ -84,17 +94,23 @@ def propose(file: h5py.File, found: Survey, classes: bool = True) -> dict[str, A
 
 def why_not(file: h5py.File, path: str) -> str:
     """Why `propose` leaves a series out; "" if it does not."""
-    series, data = need(file, path), need(file, f"{path}/data")
+    series = need(file, path)
     kind = series_type(series)
     if kind in NEURAL:
         return kind
+    # What lies in another file is refused rather than left out.
+    for part in ("data", "timestamps"):
+        node(series, part)
+    try:
+        data, rate = dataset(series, "data"), series_clock(series)[2]
+    except ValueError as error:
+        return str(error).removeprefix(f"{file.filename}: ")
     if data.dtype.kind not in "biuf":
         return f"values of type {data.dtype}"
-    if data.ndim > 2 or (data.ndim == 2 and data.shape[1] > MAX_CHANNELS):
+    if data.ndim > 2 or (data.ndim == 2 and not 0 < data.shape[1] <= MAX_CHANNELS):
         return f"shape {data.shape}"
     if not len(data):
         return "empty"
-    rate = series_clock(series)[2]
     return f"{rate:.0f} Hz" if rate > MAX_HZ else ""
 
 
@@ -164,13 +180,15 @@ def _of_intervals(file: h5py.File, path: str, classes: bool) -> dict[str, Any] |
 def _of_series(file: h5py.File, path: str) -> dict[str, Any] | None:
     if why_not(file, path):
         return None
-    series, data = need(file, path), need(file, f"{path}/data")
+    series = need(file, path)
+    data = dataset(series, "data")
     raw = data.attrs.get("unit", "")
     raw = raw.decode() if isinstance(raw, bytes) else str(raw)
     unit = UNITS.get(raw.strip().lower(), raw.strip())
     entry: dict[str, Any] = {"path": path, "role": "stimulus" if path.startswith("stimulus") else "behavior"}
     if series_type(series) == "IntervalSeries":
-        return entry | {"kind": "categorical", "num_classes": max(2, int(np.abs(array(data)).max()) + 1)}
+        most = np.abs(np.nan_to_num(values(series, "data"))).max()
+        return entry | {"kind": "categorical", "num_classes": max(2, int(most) + 1)}
     if series_clock(series)[2] < MIN_HZ and node(series, "timestamps") is not None:
         return entry | {"kind": "event"}
     if unit in ("rad", "deg") and data.ndim == 1 and "CompassDirection" in (path.split("/")[-2], series_type(series)):
@@ -205,7 +223,7 @@ def _sections(file: h5py.File, found: Survey) -> list[tuple[str, list[str]]]:
     units = []
     for path in found.units:
         table, stops = need(file, path), ragged_stops(need(file, path), "spike_times")
-        times = need(file, f"{path}/spike_times")
+        times = values(table, "spike_times")
         span = (float(np.max(times)) - float(np.min(times))) if len(times) else 0.0
         rate = len(times) / max(len(stops) * span, 1e-9) if span else 0.0
         silent = int((np.diff(stops, prepend=0) == 0).sum())
@@ -216,18 +234,20 @@ def _sections(file: h5py.File, found: Survey) -> list[tuple[str, list[str]]]:
     intervals = []
     for path in found.intervals:
         table = need(file, path)
-        start, stop = (array(need(file, f"{path}/{name}")) for name in ("start_time", "stop_time"))
+        start, stop = interval_bounds(table).T
         span_s = f"{np.nanmin(start):.6g} to {np.nanmax(stop):.6g} s" if len(start) else "empty"
         intervals.append(f"{path}: {len(start)} rows, {span_s}; {_columns(table)}")
     series = []
     for path in found.series:
-        group, data = need(file, path), need(file, f"{path}/data")
-        first, last, rate, clock = series_clock(group)
-        reason = why_not(file, path)
-        series.append(
-            f"{path}: {series_type(group)} {data.shape}, {rate:.4g} Hz by {clock}, {first:.6g} to {last:.6g} s, "
-            f"unit {data.attrs.get('unit', '')!r}" + (f"; not in the mapping: {reason}" if reason else "")
-        )
+        group, reason = need(file, path), why_not(file, path)
+        line = f"{path}: {series_type(group)}"
+        try:
+            data, (first, last, rate, clock) = dataset(group, "data"), series_clock(group)
+            line += f" {data.shape}, {rate:.4g} Hz by {clock}, {first:.6g} to {last:.6g} s"
+            line += f", unit {data.attrs.get('unit', '')!r}"
+        except ValueError:
+            pass  # the reason says it
+        series.append(line + (f"; not in the mapping: {reason}" if reason else ""))
     clocks = {path: event_times(need(file, path)) for path in found.events}
     events = [f"{path}: {len(times)} times" for path, times in clocks.items() if times is not None]
     return [

@@ -8,7 +8,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data_recipes.nwb_file import array, column, column_names, node, ragged_stops, table_ids, type_of
+from data_recipes.hdf5_values import dataset, values
+from data_recipes.nwb_file import column, column_names, node, ragged_stops, table_ids, type_of
 
 # Not looked into: text of the format itself.
 _SKIPPED = "specifications"
@@ -88,9 +89,11 @@ def simple_column(table: h5py.Group, name: str) -> np.ndarray | None:
     if not isinstance(data, h5py.Dataset) or data.ndim != 1 or not (text or data.dtype.kind in "biuf"):
         return None
     if node(table, f"{name}_index") is None:
-        return array(data)
+        return values(table, name)
     if not text or node(table, f"{name}_index_index") is not None:
         return None
+    for part in (name, f"{name}_index"):
+        dataset(table, part)
     return np.array([",".join(part) for part in column(table, name)], dtype=object)
 
 
@@ -127,12 +130,12 @@ def electrode_column(file: h5py.File, units: h5py.Group, name: str) -> np.ndarra
         )
     if table is None:
         raise ValueError(f"{file.filename}: {units.name} refers to no electrodes; it has {column_names(units)}")
-    values, index = simple_column(table, name), array(rows).astype(int)
-    if values is None:
+    read, index = simple_column(table, name), values(units, "electrodes").astype(int)
+    if read is None:
         raise ValueError(f"{file.filename}: the electrodes have no column {name!r}; they have {column_names(table)}")
-    if len(index) and (index.min() < 0 or index.max() >= len(values)):
+    if len(index) and (index.min() < 0 or index.max() >= len(read)):
         raise ValueError(
-            f"{file.filename}: {units.name}/electrodes: rows up to {index.max()} of {len(values)} electrodes"
+            f"{file.filename}: {units.name}/electrodes: rows up to {index.max()} of {len(read)} electrodes"
         )
     if node(units, "electrodes_index") is None:
         first, present = np.arange(len(index)), np.ones(len(index), bool)
@@ -141,7 +144,9 @@ def electrode_column(file: h5py.File, units: h5py.Group, name: str) -> np.ndarra
         first = np.concatenate([[0], stops[:-1]]).astype(int)
         present = stops > first
     out = np.full(len(table_ids(units)), "", dtype=object)
-    out[present] = [str(v) for v in values[index[first[present]]]]
+    if len(present) != len(out):
+        raise ValueError(f"{file.filename}: {units.name}/electrodes: of {len(present)} units, expected {len(out)}")
+    out[present] = [str(v) for v in read[index[first[present]]]]
     return out
 
 
@@ -152,11 +157,11 @@ def electrode_group_attribute(file: h5py.File, units: h5py.Group, name: str) -> 
         ValueError: The units refer to no electrode groups, or to ones in another file.
     """
     data = node(units, "electrode_group")
-    if data is None or h5py.check_ref_dtype(data.dtype) is not h5py.Reference:
+    if data is None or h5py.check_ref_dtype(dataset(units, "electrode_group").dtype) is not h5py.Reference:
         raise ValueError(f"{file.filename}: {units.name} refers to no electrode group; it has {column_names(units)}")
     groups = [file[reference] if reference else None for reference in data[()]]
     if name == "name":
-        return np.array(["" if g is None else g.name.rpartition("/")[2] for g in groups], dtype=object)
+        return np.array(["" if g is None else (g.name or "").rpartition("/")[2] for g in groups], dtype=object)
     return np.array(["" if g is None else str(g.attrs.get(name, "")) for g in groups], dtype=object)
 
 
@@ -165,7 +170,8 @@ def event_times(group: h5py.Group) -> h5py.Dataset | None:
     found = node(group, "timestamps")
     if found is None:
         found = node(group, "timestamp")
-    return found if isinstance(found, h5py.Dataset) and found.ndim == 1 else None
+    is_vector = isinstance(found, h5py.Dataset) and found.ndim == 1 and found.dtype.kind in "iuf"
+    return found if is_vector else None
 
 
 def series_type(series: h5py.Group) -> str:
@@ -174,13 +180,36 @@ def series_type(series: h5py.Group) -> str:
 
 
 def series_clock(series: h5py.Group) -> tuple[float, float, float, str]:
-    """First and last time (s), samples per second, and "timestamps" or "rate" of a series, from its ends alone."""
-    num, stamps = len(node(series, "data")), node(series, "timestamps")
-    if stamps is not None:
-        if not len(stamps):
+    """First and last time (s), samples per second, and "timestamps" or "rate" of a series.
+
+    From its ends alone, if these are in order.
+
+    Raises:
+        ValueError: No samples, or no clock that can be read.
+    """
+    where = f"{series.file.filename}: {series.name}"
+    if node(series, "data") is None:
+        raise ValueError(f"{where}: no data, expected a TimeSeries with numbers in the file")
+    if not (data := dataset(series, "data")).ndim:
+        raise ValueError(f"{where}: data is one value, expected one a sample")
+    if node(series, "timestamps") is None and node(series, "starting_time") is None:
+        raise ValueError(f"{where}: no clock, expected timestamps or starting_time with a rate above 0")
+    if node(series, "timestamps") is not None:
+        stamps, ends = dataset(series, "timestamps"), event_times(series)
+        if ends is None:
+            raise ValueError(f"{where}: timestamps {stamps.shape} of type {stamps.dtype}, expected a vector of seconds")
+        if not len(ends):
             return 0.0, 0.0, 0.0, "timestamps"
-        first, last = float(stamps[0]), float(stamps[-1])
-        return first, last, (len(stamps) - 1) / (last - first) if last > first else 0.0, "timestamps"
-    start = node(series, "starting_time")
-    rate, first = float(start.attrs.get("rate", 0)), float(start[()])
-    return first, first + max(num - 1, 0) / rate if rate else first, rate, "rate"
+        first, last = float(ends[0]), float(ends[-1])
+        if not last > first:
+            times = values(series, "timestamps")
+            times = times[np.isfinite(times)]
+            first, last = (float(times.min()), float(times.max())) if len(times) else (0.0, 0.0)
+        return first, last, (len(ends) - 1) / (last - first) if last > first else 0.0, "timestamps"
+    start = dataset(series, "starting_time")
+    given = start.attrs.get("rate", 0)
+    rate = float(given) if isinstance(given, (int, float, np.number)) else 0.0
+    if start.shape or start.dtype.kind not in "iuf" or not 0 < rate < np.inf:
+        raise ValueError(f"{where}: no clock, expected timestamps or starting_time with a rate above 0, got {given!r}")
+    first = float(start[()])
+    return first, first + max(len(data) - 1, 0) / rate, rate, "rate"

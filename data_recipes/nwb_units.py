@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from data_recipes.cleaning import Tally
-from data_recipes.nwb_file import column_names, ragged_stops, read_spikes, table_ids
+from data_recipes.hdf5_values import dataset
+from data_recipes.nwb_file import column_names, ragged_stops, spike_trains, table_ids
 from data_recipes.nwb_survey import electrode_column, electrode_group_attribute, need, offers, simple_column
 
 UNITS = {"path", "region", "probe", "keep"}
@@ -17,7 +18,7 @@ UNITS = {"path", "region", "probe", "keep"}
 
 def read_units(
     file: h5py.File, entries: list[dict[str, Any]], recording_id: str, tally: Tally
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """The units that have spikes, with all columns that hold one number or text a unit, and their spikes.
 
     Args:
@@ -29,7 +30,7 @@ def read_units(
         tally: Counts units in, out and kept.
 
     Returns:
-        The units; spike times `(K,)` s, unit after unit; and their rows `(K,)` int32 in the units.
+        The units, and the spike times (s) of each.
 
     Raises:
         ValueError: No such table or column, no unit left, or ids that units of several tables share.
@@ -38,7 +39,7 @@ def read_units(
         raise ValueError(
             f"{file.filename}: no units, expected a table with spike times; the file offers {offers(file)}"
         )
-    tables, times, counts = [], [], []
+    tables, trains = [], []
     for entry in entries:
         units = need(file, entry["path"])
         where = f"{file.filename}: {entry['path']}"
@@ -47,17 +48,18 @@ def read_units(
         out = {
             f"{name} not {_text(wanted)}": ~_has(units, name, wanted) for name, wanted in entry.get("keep", {}).items()
         }
-        sizes = np.diff(ragged_stops(units, "spike_times"), prepend=0) if "spike_times_index" in units else None
-        if sizes is None:
+        if "spike_times_index" not in units:
             raise ValueError(f"{where}: no spike times of units; it has {column_names(units)}")
+        for name in ("id", "spike_times_index", "spike_times"):
+            if (found := dataset(units, name)).ndim != 1 or found.dtype.kind not in "iuf":
+                raise ValueError(f"{where}/{name}: {found.shape} of type {found.dtype}, expected a vector of numbers")
+        sizes = np.diff(ragged_stops(units, "spike_times"), prepend=0)
         if (num := len(table_ids(units))) != len(sizes):
             raise ValueError(f"{where}: {num} units in id, {len(sizes)} in spike_times_index, expected as many")
         kept = tally.keep("units", len(sizes), out | {"no spikes": sizes == 0})
         table = _table(file, units, entry, recording_id, len(entries) > 1)
         tables.append(table[kept])
-        spikes, number = read_spikes(units, np.flatnonzero(kept))
-        times.append(spikes)
-        counts.append(number)
+        trains += spike_trains(units, np.flatnonzero(kept))
     table = pd.concat(tables, ignore_index=True)
     if not len(table):
         raise ValueError(f"{file.filename}: none of {tally.counts.get('units in', 0)} units is left: {tally.counts}")
@@ -66,8 +68,7 @@ def read_units(
             f"{file.filename}: {table['unit_id'][table['unit_id'].duplicated()].iloc[0]!r} names two units, expected "
             "one; give `probe`, or one table only"
         )
-    rows = np.repeat(np.arange(len(table), dtype=np.int32), np.concatenate(counts))
-    return table, times[0] if len(times) == 1 else np.concatenate(times), rows
+    return table, trains
 
 
 def _table(file: h5py.File, units: h5py.Group, entry: dict[str, Any], recording_id: str, several: bool) -> pd.DataFrame:

@@ -119,8 +119,8 @@ def probe_regions(
         folds = [fold for fold in folds if set(fold.test) & set(test_subjects)]
     if not folds:
         raise NoFoldError(
-            f"no fold: animals {sorted(map(str, set(table.subject)))} share no two regions with {MIN_UNITS_OF_CLASS} units each; "
-            "give other groups"
+            f"no fold: animals {sorted(map(str, set(table.subject)))} share no two regions with {MIN_UNITS_OF_CLASS} "
+            "units each; give other groups"
         )
     predictions, scores, confusion = {}, [], {}
     for input_name, features in inputs.items():

@@ -29,7 +29,7 @@ F1 = "macro-F1 over the regions present, one score per animal"
 def region_rows(
     models: list[Adapted], corpus: Corpus, base: str | None, test_subjects: list[str] | None
 ) -> tuple[list[ResultRow], list[ConfusionExample]]:
-    """Rows and confusions of the region probe for the full-data adapter models; empty where regions are unknown or too few.
+    """Rows and confusions of the region probe for the full-data adapter models; empty where too few are known.
 
     Args:
         models: Adapted models.

@@ -2,12 +2,14 @@
 
 A claim is a file that its holder touches while it works, and that counts as abandoned when it was not touched for
 `EXPIRES_S`. All ages are differences of two times of the file system, so the clocks of the nodes may disagree, and the
-only operation that decides anything is the exclusive creation of a file, which is atomic on NFS too (no flock).
+only operation that decides anything is the exclusive creation of a name (a hard link to a file that is whole already),
+which is atomic on NFS too (no flock).
 
 Claim files are numbered, `<name>.0`, `<name>.1`, ... An abandoned or released claim is taken over by creating the next
 number, so of many that want it one succeeds, and a late one cannot take away what another has just taken. They are
-removed once the work is done: from then on a claim guards nothing, so every new holder must first look whether it is
-done. The whole folder may be removed when nobody works.
+removed, lowest first, once the work is done, and numbers then start anew: who has taken a number looks whether the one
+before is still the one that it found free, and if not gives its own back. Every new holder must first look whether the
+work is done. The whole folder may be removed when nobody works.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class Claim:
 
     @property
     def _is_mine(self) -> bool:
-        return _content(self.path).get("token") == self._token
+        return _token(self.path) == self._token
 
     def done(self) -> None:
         """Say that the work is done and can be seen to be, so that no trace need remain."""
@@ -61,12 +63,13 @@ class Claim:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if not (self._done and self.is_held):
-            if self._is_mine:
-                os.utime(self.path, (0, 0))  # free
-            return
-        for number in range(int(self.path.suffix[1:]) + 1):
-            self.path.with_suffix(f".{number}").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a claim that cannot be released expires
+            if not (self._done and self.is_held):
+                if self._is_mine:
+                    os.utime(self.path, (0, 0))  # free
+                return
+            for number in range(_number(self.path) + 1):
+                self.path.with_suffix(f".{number}").unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
@@ -96,17 +99,20 @@ def try_claim(folder: Path, name: str) -> Claim | None:
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         "token": uuid.uuid4().hex,
     }
+    before = None
     while True:
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            if not _is_free(path):
-                return None
-            path = _next(path)
+        if _create(path, json.dumps(content).encode()):
+            if _number(path) == 0 or _token(_previous(path)) == before:
+                return Claim(path, content["token"])
+            # The work was done and its claims removed while we came here: this number guards nothing.
+            path.unlink(missing_ok=True)
+            path = folder / f"{name}.0"
             continue
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file)
-        return Claim(path, content["token"])
+        # First who it is, then whether it is free: not the other way round, as it may be replaced in between.
+        before = _token(path)
+        if not _is_free(path):
+            return None
+        path = _next(path)
 
 
 def claim(folder: Path, name: str, poll_s: float = 1.0) -> Claim:
@@ -121,10 +127,34 @@ def holder(folder: Path, name: str) -> str | None:
     path = folder / f"{name}.0"
     while path.exists():
         if not _is_free(path):
-            content = _content(path)
-            return "{host}, process {pid}, since {since}".format(**content) if content else "somebody"
+            with contextlib.suppress(FileNotFoundError):
+                content = _content(path)
+                return "{host}, process {pid}, since {since}".format(**content) if content else "somebody"
+            return None
         path = _next(path)
     return None
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Make a file that is whole as soon as it is there; False when there is one of that name."""
+    scratch = path.parent / f".{uuid.uuid4().hex}"
+    try:
+        scratch.write_bytes(content)
+        try:
+            os.link(scratch, path)
+        except FileExistsError:
+            # NFS repeats a request whose answer was lost: then what is there is ours.
+            return scratch.stat().st_nlink > 1
+        except OSError:
+            # A file system without hard links: whole a moment later.
+            try:
+                with path.open("xb") as file:
+                    file.write(content)
+            except FileExistsError:
+                return False
+    finally:
+        scratch.unlink(missing_ok=True)
+    return True
 
 
 def _is_free(path: Path) -> bool:
@@ -132,24 +162,34 @@ def _is_free(path: Path) -> bool:
     try:
         with path.open() as file:  # opening, not stat: NFS then asks the server for the times
             touched = os.fstat(file.fileno()).st_mtime
+        content = _content(path)
     except FileNotFoundError:
         return False  # just removed as done; the next attempt finds out
-    content = _content(path)
     if content.get("machine") == _machine() and not _is_alive(int(content["pid"])):
         return True
     return touched == 0 or _file_system_time(path.parent) - touched > EXPIRES_S
 
 
 def _content(path: Path) -> dict[str, str]:
+    """What a claim says; {} when it is none, as of a process that died while writing: then its age decides.
+
+    Raises:
+        OSError: It is not there, or cannot be read now.
+    """
     try:
-        content = json.loads(path.read_text())
-        return (
-            content
-            if isinstance(content, dict) and {"host", "machine", "pid", "since", "token"} <= set(content)
-            else {}
-        )
-    except (OSError, ValueError):
-        return {}  # being written at this moment, or by a process that died while writing; then its age decides
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        return {}
+    known = isinstance(content, dict) and {"host", "machine", "pid", "since", "token"} <= set(content)
+    return content if known else {}
+
+
+def _token(path: Path) -> str | None:
+    """What tells this claim from any other of its name; None when there is none."""
+    try:
+        return _content(path).get("token", "")
+    except FileNotFoundError:
+        return None
 
 
 def _file_system_time(folder: Path) -> float:
@@ -180,5 +220,13 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def _number(path: Path) -> int:
+    return int(path.suffix[1:])
+
+
 def _next(path: Path) -> Path:
-    return path.with_suffix(f".{int(path.suffix[1:]) + 1}")
+    return path.with_suffix(f".{_number(path) + 1}")
+
+
+def _previous(path: Path) -> Path:
+    return path.with_suffix(f".{_number(path) - 1}")

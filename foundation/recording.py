@@ -19,7 +19,8 @@ Role = Literal["behavior", "stimulus", "task"]
 
 # Each part names a folder; hidden ones are those being written.
 _ID = re.compile(r"[^\s/\\.][^\s/\\]*/[^\s/\\.][^\s/\\]*")
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# They name files and columns.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
 
 
 class RecordingError(ValueError):
@@ -68,7 +69,7 @@ class CovariateSpec:
                 )
         if not _NAME.fullmatch(self.name):
             raise RecordingError(
-                f"covariate name {self.name!r}: expected letters, digits and '_', starting with a letter"
+                f"covariate name {self.name!r}: expected at most 128 letters, digits and '_', starting with a letter"
             )
         if (self.kind == "categorical") != (self.num_classes >= 2):
             raise RecordingError(

@@ -16,14 +16,17 @@ from foundation.claims import claim, holder, try_claim
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Each of many processes takes the same claim over and over; while it has it, it alone may have the file `inside`.
+# Each of many processes takes the same claim over and over; while it has it, it alone may have the file `inside`. Some
+# end by `done`, which takes the claims away and starts their numbers anew, some do not.
 FIGHT = """
 import os, random, sys, time
 from pathlib import Path
 from foundation.claims import claim
 folder, rounds = Path(sys.argv[1]), int(sys.argv[2])
 for k in range(rounds):
-    with claim(folder, "d/work", poll_s=0.001):
+    with claim(folder, "d/work", poll_s=0) as held:
+        if random.random() < float(sys.argv[3]):
+            held.done()
         handle = os.open(folder / "inside", os.O_CREAT | os.O_EXCL)
         os.close(handle)
         with (folder / "log").open("a") as log:
@@ -85,10 +88,79 @@ def test_an_error_frees_the_claim(tmp_path: Path) -> None:
     assert holder(tmp_path, "a") is None
 
 
-def test_processes_never_hold_it_together(tmp_path: Path) -> None:
-    fighters = [start(FIGHT, tmp_path, 40) for _ in range(3)]
+@pytest.mark.parametrize(("rounds", "share_done"), [(40, 0.0), (150, 0.6)])
+def test_processes_never_hold_it_together(tmp_path: Path, rounds: int, share_done: float) -> None:
+    fighters = [start(FIGHT, tmp_path, rounds, share_done) for _ in range(3)]
     assert [fighter.wait(timeout=60) for fighter in fighters] == [0, 0, 0]
-    assert len((tmp_path / "log").read_text()) == 120
+    assert len((tmp_path / "log").read_text()) == 3 * rounds
+
+
+def test_a_number_of_claims_that_were_removed_meanwhile_guards_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While we look at .0, which is free, the holder of .1 finishes, and another takes .0 anew: .1 is not for us."""
+    first = try_claim(tmp_path, "work")
+    assert first is not None
+    with first:
+        pass  # released
+    second, is_free, taken = try_claim(tmp_path, "work"), claims._is_free, []
+    assert second is not None
+    assert second.path.name == "work.1"
+
+    def meanwhile(path: Path) -> bool:
+        free = is_free(path)
+        monkeypatch.setattr(claims, "_is_free", is_free)
+        with second:
+            second.done()
+        taken.append(try_claim(tmp_path, "work"))
+        return free
+
+    monkeypatch.setattr(claims, "_is_free", meanwhile)
+    assert try_claim(tmp_path, "work") is None
+    assert taken[0] is not None
+    assert taken[0].path.name == "work.0"
+    assert taken[0].is_held
+
+
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(source: Path, target: Path) -> None:
+        raise PermissionError("not supported")
+
+    monkeypatch.setattr(os, "link", refused)
+    held = try_claim(tmp_path, "work")
+    assert held is not None
+    with held:
+        assert held.is_held
+        assert try_claim(tmp_path, "work") is None
+        assert f"process {os.getpid()}" in str(holder(tmp_path, "work"))
+    again = try_claim(tmp_path, "work")
+    assert again is not None
+    assert again.path.name == "work.1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["work.0", "work.1"]
+
+
+def test_a_moment_without_the_file_server_does_not_stop_the_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, content = try_claim(tmp_path, "work"), claims._content
+    failures: list[Path] = []
+    assert held is not None
+    monkeypatch.setattr(claims, "HEARTBEAT_S", 0.02)
+
+    def away(path: Path) -> dict[str, str]:
+        if len(failures) < 3:
+            failures.append(path)
+            raise OSError("stale file handle")
+        return content(path)
+
+    monkeypatch.setattr(claims, "_content", away)
+    with held:
+        os.utime(held.path, (1, 1))
+        until = time.monotonic() + 20
+        while held.path.stat().st_mtime == 1:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    assert len(failures) == 3
 
 
 # Many jobs, each to be done once: whoever holds one looks whether it is done, does it, and says so.

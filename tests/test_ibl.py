@@ -587,7 +587,7 @@ def test_merging_is_sorting() -> None:
     for size in (50, 0, 80, 1):
         times = np.sort(rng.integers(0, 40, size) / 4.0)
         units = pd.DataFrame({"unit_id": [f"{size}/{k}" for k in range(3)]})
-        probes.append(Probe(times, rng.integers(0, 3, size).astype(np.int32), units, (0.0, 10.0)))
+        probes.append(Probe(times, rng.integers(0, 3, size).astype(np.int32), units, (0.0, 10.0), np.zeros((0, 2))))
     times = np.concatenate([p.times for p in probes])
     rows = np.concatenate([p.rows + 3 * k for k, p in enumerate(probes)])
     order = np.argsort(times, kind="stable")

@@ -486,7 +486,7 @@ PUPIL = "processing/behavior/pupil"
         (put("intervals/trials/stop_time", np.zeros(3)), "25 starts, 3 stops"),
         (put("intervals/trials/contrast", np.zeros(3)), "3 values of 25 trials"),
         (put("units/spike_times", np.full(2100, np.nan)), "no spike is left"),
-        (pickled("units/spike_times"), "expected seconds"),
+        (pickled("units/spike_times"), "expected a vector of numbers"),
         (far("units"), "no units, expected a table with spike times"),
         (far("units/spike_times"), "lies in another file"),
         (through, "lies in another file"),

@@ -308,8 +308,9 @@ def test_a_worker_that_is_killed_costs_its_session_only(
     node: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     """As by the kernel for memory: once with two at a time, once alone, then it is given up."""
-    written, _, _, failed = said(node("killed", 2))
-    assert (written, failed) == ("11", "['tiny/s03']")
+    written, elsewhere, _, failed = said(node("killed", 2))
+    # The other worker goes with it, maybe right after it has written a session and before it could say so.
+    assert (int(written) + int(elsewhere), failed) == (11, "['tiny/s03']")
     assert begun(tmp_path / "log").count("s03") == 2
     assert len(Corpus.open(tmp_path / "out", verify=True)) == 11
 
