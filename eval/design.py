@@ -14,14 +14,14 @@ from foundation.task_basis import (
     BEHAVIOR_LAGS,
     EVENT_DECAYS_S,
     EVENT_WINDOWS,
+    MOST_CLASSES,
     NUM_COARSE,
     NUM_FINE,
+    class_columns,
     dense_knots,
     hats,
 )
 
-# Columns of a covariate of very many classes; covariates of few have columns for the recent past too.
-MOST_INDICATORS, FEW_CLASSES = 225, 32
 # Prior standard deviation of each block relative to the others: time courses vary more than effects of trial history.
 # The ridge penalty acts on the scaled columns, and validation picks its size.
 _WEIGHTS = {"time": 2.0, "end": 2.0, "task": 0.5}
@@ -145,18 +145,12 @@ def _products(values: np.ndarray, basis: np.ndarray) -> np.ndarray:
     return np.concatenate([values[:, [c]] * basis for c in range(values.shape[1])], axis=1)
 
 
-def _indicators(classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """One column per class; very many classes are the frames of a movie, and neighbors share columns."""
-    if num_classes <= MOST_INDICATORS:
-        return np.eye(num_classes)[classes.astype(np.int64)]
-    return hats(classes, np.linspace(0, num_classes - 1, MOST_INDICATORS))
-
-
 def _behavior_features(view: SessionView, covariate: RowCovariate, train: np.ndarray) -> np.ndarray:
     values = np.where(covariate.observed[:, None], covariate.values, 0.0)
     if covariate.spec.kind == "categorical":
-        now = _indicators(values[:, 0], covariate.spec.num_classes) * covariate.observed[:, None]
-        past = [lag for lag in BEHAVIOR_LAGS if lag > 0] if covariate.spec.num_classes <= FEW_CLASSES else []
+        number = covariate.spec.num_classes
+        now = class_columns(number)[values[:, 0].astype(np.int64)] * covariate.observed[:, None]
+        past = [lag for lag in BEHAVIOR_LAGS if lag > 0] if number <= MOST_CLASSES else []
         row, begin = np.arange(len(now)), view.first_row()[view.trial]
         return np.concatenate([now, *(now[np.maximum(row - lag, begin)] for lag in past)], axis=1)
     z = standardize(values, train)

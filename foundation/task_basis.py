@@ -21,9 +21,10 @@ EVENT_DECAYS_S = (0.02, 0.05, 0.15)
 # Shifts, in bins, at which a continuous covariate is read beside the present.
 BEHAVIOR_LAGS = (-10, -5, -2, 2, 5, 10)
 NUM_FINE, NUM_COARSE = 13, 7
-# Covariates of more classes, such as the frames of a movie, are left to the trunk: each class is seen too seldom to
-# have a weight in every unit.
+# A covariate of the trial with more classes is left to the trunk: each is seen too seldom to have a time course.
 MOST_CLASSES = 32
+# A covariate in time has at most so many columns: more classes are the frames of a movie, and neighbors share columns.
+MOST_INDICATORS = 225
 
 
 def hats(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
@@ -34,6 +35,13 @@ def hats(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
 def dense_knots(low: float, high: float, num: int) -> np.ndarray:
     """`num` knots from `low` to `high`, denser near `low`."""
     return np.concatenate([[low], low + np.geomspace((high - low) / 30, high - low, num - 1)])
+
+
+def class_columns(num_classes: int) -> np.ndarray:
+    """Columns of each class `(K, C)`: one each, or for very many, the frames of a movie, bumps over neighbors."""
+    if num_classes <= MOST_INDICATORS:
+        return np.eye(num_classes)
+    return hats(np.arange(num_classes), np.linspace(0, num_classes - 1, MOST_INDICATORS))
 
 
 @dataclass(frozen=True)
@@ -77,16 +85,19 @@ class TaskBasis:
         blocks = [(2.0, fine), (2.0, fine_end)]
         happened = np.zeros(len(since), bool)
         for c, (channel, where) in enumerate(zip(self.channels, channel_slices(self.channels))):
-            if not channel.is_input or channel.spec.num_classes > MOST_CLASSES:
+            num_classes, of_trial = channel.spec.num_classes, channel.spec.scope == "trial"
+            if not channel.is_input or (of_trial and num_classes > MOST_CLASSES):
                 continue
             values = np.where(observed[:, [c]], covariates[:, where], 0.0)
             if channel.spec.kind == "event":
                 happened |= values[:, 0] > 0
                 blocks.append((1.0, _recent(values[:, 0])))
-            elif channel.spec.scope == "time":
+            elif num_classes > MOST_CLASSES:
+                blocks.append((1.0, values @ class_columns(num_classes)))
+            elif not of_trial:
                 blocks.append((1.0, _shifted(values, channel.spec.kind == "continuous")))
             else:
-                contrast = values[:, 1:] - values[:, :1] if channel.spec.num_classes == 2 else values
+                contrast = values[:, 1:] - values[:, :1] if num_classes == 2 else values
                 size = 0.5 if channel.spec.role == "task" else 1.0
                 for k in range(contrast.shape[1]):
                     blocks += [(size, contrast[:, [k]] * coarse), (size, contrast[:, [k]] * coarse_end)]

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from eval.design import FEW_CLASSES, MOST_INDICATORS, task_features
+from eval.design import task_features
 from eval.session_view import SessionView
 from foundation.recording import Covariate, CovariateSpec, Recording
+from foundation.task_basis import MOST_CLASSES, MOST_INDICATORS
 
 LAGS = (2, 5, 10)
 
@@ -39,8 +40,8 @@ def test_few_classes_have_columns_for_the_recent_past(tiny_recording: Callable[.
 
 
 def test_frames_of_a_movie_share_columns_with_their_neighbors(tiny_recording: Callable[..., Recording]) -> None:
-    _, many = view_with(tiny_recording(), FEW_CLASSES + 1)
-    assert many.shape[1] == FEW_CLASSES + 1
+    _, many = view_with(tiny_recording(), MOST_CLASSES + 1)
+    assert many.shape[1] == MOST_CLASSES + 1
     view, block = view_with(tiny_recording(), 900)
     assert block.shape[1] == MOST_INDICATORS
     frame, train = view.row_covariates["frame"].values[:, 0].astype(float), view.rows_in("train")

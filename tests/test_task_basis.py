@@ -8,7 +8,7 @@ import pytest
 from foundation.channels import Channel
 from foundation.recording import CovariateSpec
 from foundation.sampling import STRUCTURE
-from foundation.task_basis import BEHAVIOR_LAGS, MOST_CLASSES, TaskBasis
+from foundation.task_basis import BEHAVIOR_LAGS, MOST_CLASSES, MOST_INDICATORS, TaskBasis
 
 NUM_BINS, SIZE = 30, 0.02
 
@@ -38,11 +38,18 @@ def test_covariates_in_time_are_read_now_and_at_lags(kind: str) -> None:
     assert np.allclose(block, np.concatenate(expected, axis=1))
 
 
-@pytest.mark.parametrize("scope", ["time", "trial"])
-def test_covariates_of_very_many_classes_have_no_columns(scope: str) -> None:
+def test_of_many_classes_those_of_the_trial_have_no_columns_and_frames_share_theirs() -> None:
     observed = np.ones(NUM_BINS, bool)
-    for num_classes, has_columns in ((MOST_CLASSES, True), (MOST_CLASSES + 1, False), (900, False)):
-        spec = CovariateSpec("frame", "categorical", scope, num_classes=num_classes)  # type: ignore[arg-type]
-        values = np.zeros((NUM_BINS, num_classes))
-        values[:, 1] = 1
-        assert bool(blocks(spec, values, observed)) == has_columns
+    observed[5] = False
+    frame = np.arange(NUM_BINS) * 20
+    for num_classes, columns in ((MOST_CLASSES, None), (MOST_CLASSES + 1, 0), (900, 0)):
+        spec = CovariateSpec("image", "categorical", "trial", num_classes=num_classes)
+        assert bool(blocks(spec, np.eye(num_classes)[frame % num_classes], observed)) == (columns is None)
+    spec = CovariateSpec("image", "categorical", "time", num_classes=100)
+    ((_, block),) = blocks(spec, np.eye(100)[frame % 100], observed)
+    assert np.array_equal(block, np.eye(100)[frame % 100] * observed[:, None])
+    spec = CovariateSpec("frame", "categorical", "time", num_classes=900)
+    ((_, block),) = blocks(spec, np.eye(900)[frame], observed)
+    width = 899 / (MOST_INDICATORS - 1)
+    naive = [[max(0.0, 1 - abs(f - k * width) / width) for k in range(MOST_INDICATORS)] for f in frame]
+    assert np.allclose(block, np.array(naive) * observed[:, None])
