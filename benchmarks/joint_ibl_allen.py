@@ -22,7 +22,7 @@ from foundation.__main__ import main as foundation
 NUM_MICE = 6
 HELD_OUT = {"ibl": "IBL_05", "allen": "900000005"}
 METRICS = {"bps", "auc", "r2", "macro_f1"}
-OPTIONS = ["train.steps=1500", "train.windows_per_step=48", "train.val_every=150", "train.val_windows=512"]
+OPTIONS = ["train.steps=3000", "train.windows_per_step=48", "train.val_every=300", "train.val_windows=512"]
 
 
 def write_sources(folder: Path, tables: Path | None, seed: int = 0) -> None:
