@@ -8,21 +8,27 @@ Which of the two it is is found from the content. Regions are those of the peak 
 from the first to the last spike; `/intervals/invalid_times` are gaps of it.
 
 What is not as it should be:
-    not NWB 2, truncated, corrupt, links to other files, pickled values    the session is refused
+    not NWB 2, truncated, corrupt, links to other files, pickled values    the session is refused, whatever goes wrong
+        becomes a ValueError that names the file
+    sizes that the file cannot hold, text for numbers, another shape    refused
     files of a probe's LFP (`probe` or `_lfp` in the name)                  not listed
     the same session twice                        the first is read if all have one size, else the session is refused
-    spikes, stimuli or behavior not in seconds    refused
+    spikes, stimuli, trials or behavior not in seconds    refused
     spikes of a unit not finite or before 0 s     left out, counted
+    no spike for 5 s and 100 expected             gap of the domain, counted; so one wrong late time adds nothing
     units without spikes, or above a threshold    left out, counted; a metric that is NaN fails, as in the AllenSDK
     peak channel not among the electrodes         unit kept, region "", counted
     unknown acronym, `grey`, `root`, none         unit kept, region "", counted; `region_allen` keeps the label
     presentations, trials with NaN or empty bounds    left out, counted; out of order: sorted, counted
-    NaN in a column of a presentation (blank)     kept, not observed, counted; a class that is not known likewise
+    NaN in a column of a presentation (blank)     kept, not observed, counted; what is not known or no number likewise
+    presentations without the column              counted
     samples before 0 s or at NaN                  left out, counted; NaN values are kept as not observed
     gaps of running speed                         no sample is made up; bins in gaps above 0.25 s are not observed
     blinks (`likely_blink`), no ellipse           kept, not observed
     no eye tracking, running, licks...            the recording is made without, and `missing` in its notes says so
-    invalid times that leave nothing              refused
+    invalid times that leave nothing              refused; those that stop before they start: left out, counted
+    light of optotagging                          kept, the covariate `opto_level` tells when
+    one unit id twice                             refused
 """
 
 from __future__ import annotations
@@ -35,11 +41,12 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from data_recipes.allen_behavior import ELLIPSES, EVENTS, EYE, RUNNING, behavior_covariates, change_detection_trials
+from data_recipes.allen_behavior import behavior_covariates, change_detection_trials
+from data_recipes.allen_contents import dataset_of, parts
 from data_recipes.allen_dandi import dandi_sessions, is_session, session_of
 from data_recipes.allen_frames import movie_runs
 from data_recipes.allen_presentations import COLUMNS, bounds, clean_presentations, stimulus_covariates
-from data_recipes.allen_stimuli import STIMULI, stimulus_of
+from data_recipes.allen_stimuli import STIMULI
 from data_recipes.allen_units import UnitCriteria, unit_table
 from data_recipes.cleaning import (
     Tally,
@@ -51,14 +58,13 @@ from data_recipes.cleaning import (
     trial_table,
 )
 from data_recipes.hdf5_values import guarded
-from data_recipes.nwb_file import children, column_names, node, open_nwb, read_table, spike_trains, text
+from data_recipes.nwb_file import children, node, open_nwb, read_table, spike_trains, text
 from data_recipes.regions import PARCELLATIONS
 from data_recipes.sources import Plan, SourceFile, list_files, local_file
 from foundation.recording import Covariate, Recording, RecordingInfo, empty_trials
 from foundation.remote_file import is_url
 
-VERSION = 1
-CODING, BEHAVIOR = "allen_visual_coding", "allen_visual_behavior"
+VERSION = 2
 INVALID = ("all", "probes", "none")
 _OFF = (None, 0, False, "", "none", "None")
 
@@ -126,7 +132,7 @@ def plan(path: str, size: int = 0, **_: Any) -> Plan:
     if is_url(path):
         return Plan(size)
     with guarded(path), open_nwb(path) as file:
-        return Plan(size, *_parts(file))
+        return Plan(size, *parts(file))
 
 
 def read(
@@ -185,7 +191,7 @@ def read(
             table = empty_trials()
         else:
             table = _stimulus_trials(trials, presentations, covariates, tally)
-        missing = _parts(file)[1]
+        missing = parts(file)[1]
         return Recording(
             info=RecordingInfo(
                 recording_id=recording_id,
@@ -252,35 +258,6 @@ def _stimulus_trials(
     return trial_table(movie.times[runs[:, 0]], movie.times[runs[:, 1]], tally)[0]
 
 
-def _parts(file: h5py.File) -> tuple[list[str], list[str]]:
-    """What of that which the recipe uses is in the file, and what is not."""
-    found = {
-        "spikes": node(file, "units/spike_times") is not None,
-        "electrodes": node(file, "general/extracellular_ephys/electrodes") is not None,
-        "running speed": any(node(file, path) is not None for path in RUNNING),
-        "eye tracking": any(node(file, path) is not None for path in (ELLIPSES, EYE)),
-    }
-    names = [n.removesuffix("_presentations") for n in children(file, "intervals") if n.endswith("_presentations")]
-    if _dataset(file) == BEHAVIOR:
-        found |= {name: node(file, path) is not None for name, path in EVENTS.items()}
-        found["trials"] = node(file, "intervals/trials") is not None
-    present = [name for name, there in found.items() if there]
-    stimuli = sorted({stimulus_of(name) for name in names} - {"other"})
-    return present + stimuli, [name for name, there in found.items() if not there]
-
-
-def _dataset(file: h5py.File) -> str | None:
-    """Which data set a file is of; None if neither."""
-    trials = node(file, "intervals/trials")
-    tables = {n: g for n, g in children(file, "intervals").items() if n.endswith("_presentations")}
-    if trials is not None and "change_image_name" in column_names(trials):
-        return BEHAVIOR
-    if any("image_name" in column_names(group) for group in tables.values()):
-        return BEHAVIOR
-    known = any(stimulus_of(name) != "other" for name in tables)
-    return CODING if known else None
-
-
 def _recording_id(file: SourceFile, dataset: str | None) -> str:
     """`"<dataset>/<session id>"`; "allen" and the name of a file that is behind a URL or cannot be read.
 
@@ -290,7 +267,7 @@ def _recording_id(file: SourceFile, dataset: str | None) -> str:
     if not is_url(file.path):
         try:
             with guarded(file.path), open_nwb(file.path) as opened:
-                dataset = dataset or _dataset(opened)
+                dataset = dataset or dataset_of(opened)
                 session = text(opened, "general/session_id") or text(opened, "identifier") or session
         except ValueError:
             pass

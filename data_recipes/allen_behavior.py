@@ -1,4 +1,4 @@
-"""Running, pupil, licks, rewards, light and change-detection trials of the Allen Neuropixels sessions; no spikes, no stimuli.
+"""Running, pupil, licks, rewards, light and trials of the Allen Neuropixels sessions; no spikes, nothing on the screen.
 
 Visual Coding and Visual Behavior hold these in different places; what a file has not is not in the recording.
 """
@@ -129,7 +129,9 @@ def _light(group: h5py.Group, span: tuple[float, float], tally: Tally) -> Covari
     start, stop, level = (numbers(where, table, name) for name in ("start_time", "stop_time", "level"))
     check_clock(where, start, span)
     with np.errstate(invalid="ignore"):
-        kept = tally.keep("light pulses", len(table), {"bounds not rising": ~((start < stop) & np.isfinite(stop - start))})
+        kept = tally.keep(
+            "light pulses", len(table), {"bounds not rising": ~((start < stop) & np.isfinite(stop - start))}
+        )
     times = np.concatenate([[span[0]], stop[kept], start[kept]])
     values = np.concatenate([np.zeros(1 + int(kept.sum())), level[kept]])
     order = np.argsort(times, kind="stable")

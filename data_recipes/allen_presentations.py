@@ -84,7 +84,10 @@ def stimulus_covariates(where: str, presentations: Mapping[str, pd.DataFrame], t
     for held in HELD:
         table = presentations.get(held.stimulus)
         column = None if table is None else next((c for c in held.columns if c in table), None)
-        if table is None or column is None:
+        if table is None:
+            continue
+        if column is None:
+            tally.add(f"{held.stimulus} presentations without {held.columns[0]}", len(table))
             continue
         # The AllenSDK writes some of these numbers as text.
         found = pd.to_numeric(table[column].map(_scalar), errors="coerce").to_numpy(float)
@@ -93,6 +96,9 @@ def stimulus_covariates(where: str, presentations: Mapping[str, pd.DataFrame], t
         if (values >= 0).any() if held.spec.num_classes else np.isfinite(values).any():
             out[held.spec.name] = hold(where, held.spec, *bounds(table), values, tally)
     images = presentations.get("natural_images")
+    for column in ("image_name", "is_change", "active"):
+        if images is not None and column not in images:
+            tally.add(f"natural_images presentations without {column}", len(images))
     if images is not None and "image_name" in images:
         numbers = np.array([image_number(name) for name in images["image_name"]])
         omitted = _true(images["omitted"]) if "omitted" in images else (images["image_name"] == "omitted").to_numpy()

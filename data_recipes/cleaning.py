@@ -199,10 +199,12 @@ def series(where: str, spec: CovariateSpec, times: np.ndarray, values: np.ndarra
         ValueError: Lengths differ.
     """
     times, values = np.asarray(times, np.float64), np.asarray(values)
-    if times.ndim != 1 or values.shape != (len(times), spec.dim)[: 1 + (spec.dim > 1)]:
+    if times.ndim != 1 or values.shape != times.shape + (spec.dim,)[: spec.dim > 1]:
         raise ValueError(
             f"{where}: {spec.name}: values {values.shape} at times {times.shape}, expected {spec.dim} values a time"
         )
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{where}: {spec.name}: values of type {values.dtype}, expected numbers")
     finite = np.isfinite(times)
     with np.errstate(invalid="ignore"):
         kept = finite & ~(times < 0)

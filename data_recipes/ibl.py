@@ -11,24 +11,30 @@ from the folder's name and is not that of the public database. The domain is the
 Left is 0 and right is 1 in `choice`: +1 of IBL's files turns a left stimulus to the center, -1 a right one.
 
 What is not as it should be:
-    truncated, corrupt or pickled file            the session is refused
-    spikes, trials, wheel, cameras not in seconds refused
+    truncated, corrupt or pickled file, text for numbers, another shape    the session is refused, whatever goes wrong
+        becomes a ValueError that names the file or the folder
+    sizes that the file cannot hold               refused before memory is taken
+    spikes, trials, wheel, cameras, licks not in seconds    refused; wheel not in rad likewise
     a session without spikes                      not listed; refused if it was named by eid, pid or list
     no unit passes the thresholds                 refused
     cluster that never fired                      left out, counted
     cluster that fired but has no metrics         left out, counted; kept with min_label=0
     cluster tables of different lengths           refused: files of different sortings
     metrics in another order, or with rows missing    joined by cluster id
-    spikes with NaN, before 0 s, out of order     left out and counted; sorted
+    a probe without spikes beside one that has them   left out, `missing` says so
+    spikes at NaN, infinity, before 0 s, out of order    left out and counted; sorted and counted
+    no spike of a probe for 5 s and 100 expected  gap of the domain, counted; so one wrong late time adds nothing
     probe without histology                       units kept, region "", counted
     root, void, fibers, unknown atlas ids         units kept, region "", counted; `region_allen` keeps the acronym
     probes that recorded at different times       domain is what they share; none: refused
     no wheel, camera, licks, trials               the recording is made without, `missing` in its notes says so
     more camera times than frames                 the first times are left out, counted
     fewer camera times than frames                that covariate is missing, its frames counted
-    wheel gap                                     not observed, counted, if the wheel stands elsewhere afterwards
-    wheel or camera at NaN, before 0 s, out of order    left out and counted; sorted and counted
-    NaN in trial values                           not observed, counted; NaN in trial bounds: trial left out, counted
+    wheel gap, wheel that jumps                   not observed, counted, if the wheel stands elsewhere afterwards
+    wheel or camera at NaN, before 0 s, out of order    left out and counted; sorted and counted; no speed backwards
+    wheel 10 minutes away from the spikes         left out, counted
+    NaN in trial values, contrast not 0 to 1      not observed, counted; NaN in trial bounds: trial left out, counted
+    trials without a row                          no trials
     trials out of order                           sorted, counted
     criteria of usable trials without a column    not applied, `missing` says so
     two task folders in one session               the one with the larger trial table
@@ -59,7 +65,7 @@ from data_recipes.regions import PARCELLATIONS
 from data_recipes.sources import Plan
 from foundation.recording import Recording, RecordingInfo
 
-VERSION = 1
+VERSION = 2
 MODES = ("local", "remote")
 EXPECTED = {
     "trials": ("trials.table", "trials.intervals"),
@@ -163,7 +169,8 @@ def plan(
 ) -> Plan:
     """What a session would bring and cost, from ONE's tables."""
     there = SessionFiles(Path(session["path"]), files)
-    present, missing = [*there.probes], [] if there.probes else ["spikes"]
+    present, missing = [*there.probes], [f"spikes of {probe}" for probe in there.probes_without_spikes]
+    missing += [] if there.probes or missing else ["spikes"]
     for probe in there.probes:
         placed = any(f"{probe}/{obj}.brainLocationIds_ccf_2017" in files for obj in ("channels", "electrodeSites"))
         (present if placed else missing).append(f"histology of {probe}")
@@ -237,6 +244,7 @@ def read(
             )
         trials, trial_covariates, missing = read_trials(here, TrialRules(**rules), (start, stop), tally)
         covariates, absent = read_behavior(here, cameras, pose, stop, tally)
+        absent += [f"spikes of {probe}" for probe in here.probes_without_spikes]
         if missing := missing + absent:
             notes.append(f"missing: {', '.join(missing)}")
             tally.add("kinds of data missing", len(missing))

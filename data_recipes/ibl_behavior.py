@@ -100,8 +100,8 @@ def _wheel(files: SessionFiles, end_s: float, tally: Tally) -> tuple[dict[str, C
     clock, velocity = wheel_velocity(times, position)
     if (np.abs(velocity) > WHEEL_MAX_RAD_S).mean() > 1e-3:
         raise ValueError(
-            f"{where}: turns at {np.abs(velocity).max():.3g} rad/s, expected below {WHEEL_MAX_RAD_S:g}. Are positions in "
-            "degrees, cm or ticks? Give rad"
+            f"{where}: turns at {np.abs(velocity).max():.3g} rad/s, expected below {WHEEL_MAX_RAD_S:g}. Are positions "
+            "in degrees or ticks? Give rad"
         )
     for start, stop in zip(times[:-1][lost], times[1:][lost]):
         lo, hi = clock.searchsorted((start - WHEEL_GAP_MARGIN_S, stop + WHEEL_GAP_MARGIN_S))

@@ -152,7 +152,10 @@ def _main_task(tasks: dict[str, list[Dataset]]) -> str:
 
 
 def _sorting(sortings: dict[str, list[Dataset]], sorter: str | None) -> list[Dataset]:
-    """Files of one spike sorting of a probe, with spikes of one revision only; empty when there is none."""
+    """Files of one spike sorting of a probe, with spikes of one revision only.
+
+    Without a whole sorting, what there is of one without its spikes, so that the probe is known to be missing.
+    """
     others = sorted(set(sortings) - set(SORTERS), key=len)
     for name in [*SORTERS, *others] if sorter is None else [sorter]:
         group = sortings.get(name, [])
@@ -160,7 +163,7 @@ def _sorting(sortings: dict[str, list[Dataset]], sorter: str | None) -> list[Dat
         if both := [revision for revision in times if revision in clusters]:
             revision = max(both, key=lambda r: times[r].rank)
             return [d for d in group if d.name not in _SPIKES or d.revision == revision]
-    return []
+    return [d for group in sortings.values() for d in group if d.name not in _SPIKES]
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,11 @@ class SessionFiles:
     def probes(self) -> list[str]:
         """Names of the probes that have spikes, sorted."""
         return sorted(key.split("/")[0] for key in self.paths if key.endswith("/spikes.times"))
+
+    @property
+    def probes_without_spikes(self) -> list[str]:
+        """Names of the probes of which only other files are there, sorted."""
+        return sorted({key.split("/")[0] for key in self.paths if "/" in key} - set(self.probes))
 
     def array(self, key: str, mapped: bool = False, columns: int = 1) -> np.ndarray:
         """The numbers of an `.npy` file: `(n,)`, also of a single column, or `(n, columns)`.
@@ -206,7 +214,7 @@ class SessionFiles:
             raise ValueError(f"{path}: an archive of arrays (.npz), expected one array (.npy); {_CURE}")
         if columns == 1 and array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
-        if array.dtype.kind not in "biuf" or array.shape != (len(array) if array.ndim else 0, columns)[: array.ndim]:
+        if array.dtype.kind not in "biuf" or not array.ndim or array.shape[1:] != (columns,)[: columns > 1]:
             shape = "(n,)" if columns == 1 else f"(n, {columns})"
             raise ValueError(
                 f"{path}: {array.dtype} of shape {array.shape}, expected numbers of shape {shape}; {_CURE}"

@@ -205,7 +205,11 @@ def _tables(root: Path, tag: str | None) -> tuple[pd.DataFrame, pd.DataFrame, di
     if (folder / "sessions.pqt").is_file() and (folder / "datasets.pqt").is_file():
         try:
             loaded = {name: load_tables(folder, f"{name}.pqt") for name in ("sessions", "datasets", "insertions")}
-        except (OSError, ValueError, KeyError) as error:
+            sessions = loaded["sessions"]["sessions"].astype({"lab": object, "subject": str, "number": int})
+            sizes = {"file_size": float, "hash": object}
+            datasets = loaded["datasets"]["datasets"].reset_index().astype({"eid": str, "rel_path": str} | sizes)
+            sessions["date"].map(str)
+        except Exception as error:  # damaged tables raise nearly anything
             raise ValueError(
                 f"ibl: tables in {folder} cannot be read ({error}); one.alf.cache.make_parquet_db makes them anew, or "
                 "remove them to have the folders read"
@@ -216,12 +220,12 @@ def _tables(root: Path, tag: str | None) -> tuple[pd.DataFrame, pd.DataFrame, di
                 f"ibl: no tables of the release {tag!r} in {root}; fetch them once with mode=remote, or give "
                 "list=<file of eids>"
             )
-        sessions, datasets = loaded["sessions"]["sessions"], loaded["datasets"]["datasets"]
         insertions = loaded["insertions"].get("insertions")
     elif tag:
         raise ValueError(f"ibl: tag={tag} needs ONE's tables in {root / tag}; fetch them once with mode=remote")
     else:
         (sessions, datasets), insertions = tables_of_tree(root), None
+        datasets = datasets.reset_index()
     if sessions.empty:
         raise ValueError(
             f"ibl: no session in {root}, expected <lab>/Subjects/<subject>/<date>/<number>/alf; give mode=remote to "
@@ -231,7 +235,7 @@ def _tables(root: Path, tag: str | None) -> tuple[pd.DataFrame, pd.DataFrame, di
     if insertions is not None:
         probes = {str(pid): (str(eid), str(name)) for (eid, pid), name in insertions["name"].items()}
     sessions = sessions.set_axis(sessions.index.map(str), axis=0)
-    return sessions, datasets.reset_index().astype({"eid": str}), probes
+    return sessions, datasets, probes
 
 
 def _ask(one: OneAlyx, selection: Selection) -> tuple[dict[str, list[str] | None] | None, pd.DataFrame, pd.DataFrame]:

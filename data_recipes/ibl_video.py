@@ -10,7 +10,9 @@ from foundation.recording import Covariate, CovariateSpec
 
 # Below this likelihood a tracked point counts as not seen, as in brainbox.io.one.SessionLoader.load_pose.
 MIN_LIKELIHOOD = 0.9
-_PAWS = {"paw_l": "paw_left", "paw_r": "paw_right"}
+# In the image of either side camera paw_r is the paw that is near and paw_l the one that
+# is far, as in `check_paw_close_nan` of `ibllib.qc.dlc`; they are not the mouse's right and left.
+_PAWS = {"paw_r": "paw_near", "paw_l": "paw_far"}
 
 
 def camera_covariates(
@@ -46,7 +48,8 @@ def camera_covariates(
         missing.append(f"motion energy of the {camera} camera")
     if pose and camera != "body":
         found = _paws(files, name, camera, suffix)
-        missing += [] if found else [f"paws of the {camera} camera"]
+        there = {spec.name for spec, _ in found}
+        missing += [f"{paw} of the {camera} camera" for paw in _PAWS.values() if f"{paw}{suffix}" not in there]
         made += found
         pupil = _pupil(files, name, camera, suffix)
         missing += [] if pupil else [f"pupil of the {camera} camera"]
@@ -97,7 +100,7 @@ def _paws(files: SessionFiles, name: str, camera: str, suffix: str) -> list[tupl
         values = np.column_stack([numbers(path, table, column) for column in columns])
         seen = values[:, 2] >= MIN_LIKELIHOOD
         position = np.where(seen[:, None], values[:, :2], np.nan)
-        about = f"{source} in the image of the {camera} camera ({tracker})"
+        about = f"the {paw.removeprefix('paw_')} paw ({source}) in the image of the {camera} camera, by {tracker}"
         made += [
             (
                 CovariateSpec(

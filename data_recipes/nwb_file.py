@@ -267,6 +267,8 @@ def read_spikes(units: h5py.Group, rows: np.ndarray | None = None) -> tuple[np.n
     if data is None:
         raise ValueError(f"{units.file.filename}: {units.name} has no spike_times; it has {column_names(units)}")
     stops = ragged_stops(units, "spike_times")
+    if (num := len(table_ids(units))) != len(stops):
+        raise ValueError(f"{units.file.filename}: {units.name}: {num} units in id, {len(stops)} in spike_times_index")
     if data.dtype.kind not in "iuf" or data.ndim != 1:
         raise ValueError(
             f"{units.file.filename}: {data.name}: {data.dtype} of shape {data.shape}, expected a vector of seconds"

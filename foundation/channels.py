@@ -131,8 +131,8 @@ def find_channels(
         max_sessions: Read the statistics of this many sessions of each corpus, evenly spaced.
 
     Raises:
-        ValueError: A name in `inputs`, `targets` or `shared` that no recording has; two recordings that disagree on a
-            spec; a name that two corpora have without sharing it, or share without agreement.
+        ValueError: A name in `inputs`, `targets`, `rename` or `shared` that no recording has; two recordings that
+            disagree on a spec; a name that two corpora have without sharing it, or share without agreement.
     """
     found: dict[str, dict[str, CovariateSpec]] = {}
     for recording_id in recording_ids:
@@ -183,6 +183,9 @@ def _check_names(config: DataConfig, found: dict[str, dict[str, CovariateSpec]])
         for key in ("inputs", "targets"):
             if unknown := sorted(set(getattr(one, key)) - known):
                 raise ValueError(f"{where}.{key}: no covariate {unknown} in {_path(one)}; there are {sorted(known)}")
+        renamed = one.rename if isinstance(one, CorpusConfig) else {}
+        if unknown := sorted(old for old, new in renamed.items() if new not in known):
+            raise ValueError(f"{where}.rename: no covariate {unknown} in {_path(one)}; there are {sorted(known)}")
     several = {name for name, specs in found.items() if len(specs) > 1}
     if alone := sorted(set(config.shared) - several):
         raise ValueError(f"data.shared: {alone} are not in two corpora; those that are: {sorted(several)}")
@@ -216,13 +219,22 @@ def pretraining_subjects(corpus: Corpus, config: DataConfig) -> list[str]:
     """The animals that may be trained on.
 
     Raises:
-        ValueError: An animal is listed both for pretraining and as held out, or none is left.
+        ValueError: An animal is listed both for pretraining and as held out, one that is held out does not exist, or
+            none is left, of any of several corpora.
     """
     known = sorted(set(corpus.subjects.values()))
+    if unknown := sorted(set(config.held_out) - set(known)):
+        raise ValueError(f"data.held_out: no subject {unknown} in {corpus.path}; there are {known[:12]}")
     held = config.held_out or held_out_subjects(known, config.held_out_fraction)
     if both := sorted(set(config.subjects) & set(held)):
         raise ValueError(f"data: {both} are in subjects and held out; an animal has one place")
     subjects = config.subjects or [subject for subject in known if subject not in held]
     if not subjects:
         raise ValueError(f"data: all animals of {corpus.path} are held out; lower data.held_out_fraction")
+    for key, part in corpus.parts.items() if isinstance(corpus, Mixture) else ():
+        if not set(part.subjects.values()) & set(subjects):
+            raise ValueError(
+                f"data.corpora.{key}: none of its {len(set(part.subjects.values()))} animals is left for pretraining; "
+                "drop this corpus, or hold out others"
+            )
     return subjects

@@ -48,6 +48,10 @@ class Corpus:
         entries = manifest.get("recordings")
         if not isinstance(entries, dict):
             raise CorpusError(f"{path / 'manifest.json'}: 'recordings' is missing; prepare the corpus again")
+        for recording_id, entry in entries.items():
+            fields = [entry.get(key) for key in ("subject_id", "info_sha256")] if isinstance(entry, dict) else [None]
+            if not all(isinstance(value, str) for value in fields):
+                raise CorpusError(f"{path / 'manifest.json'}: entry {recording_id!r} is {entry!r}; prepare it again")
         corpus = cls(path, dict(sorted(entries.items())), remote)
         if verify:
             for recording_id in corpus.ids:
@@ -122,7 +126,10 @@ class Corpus:
         folder = self.folder(recording_id)
         if sha256_of(folder / "info.json") != self._entries[recording_id]["info_sha256"]:
             raise CorpusError(f"{folder / 'info.json'}: hash differs from the manifest; prepare this recording again")
-        for name, digest in read_json(folder / "info.json")["files"].items():
+        files = read_json(folder / "info.json").get("files")
+        if not isinstance(files, dict):
+            raise CorpusError(f"{folder / 'info.json'}: 'files' is {files!r}; prepare this recording again")
+        for name, digest in files.items():
             if not (folder / name).exists():
                 raise CorpusError(f"{folder / name}: missing; prepare this recording again")
             if sha256_of(folder / name) != digest:
@@ -142,7 +149,11 @@ def write_manifest(path: str | Path) -> Corpus:
         recording_id = f"{info_path.parent.parent.name}/{info_path.parent.name}"
         info = read_json(info_path)
         check_schema(info_path, info)
-        entries[recording_id] = {"subject_id": info["info"]["subject_id"], "info_sha256": sha256_of(info_path)}
+        try:
+            subject = info["info"]["subject_id"]
+        except (KeyError, TypeError) as error:
+            raise CorpusError(f"{info_path}: names no subject ({error!r}); prepare this recording again") from None
+        entries[recording_id] = {"subject_id": subject, "info_sha256": sha256_of(info_path)}
     write_atomic(path / "manifest.json", dump_json({"schema_version": SCHEMA_VERSION, "recordings": entries}))
     return Corpus.open(path)
 

@@ -130,7 +130,7 @@ def renamed(recording: Recording, names: Mapping[str, str]) -> Recording:
     """A recording with some covariates under new names; names that it does not have are left alone.
 
     Raises:
-        RecordingError: Two covariates would have one name.
+        RecordingError: Two covariates would have one name, or one that of a column of the trials.
     """
     if not any(name in recording.covariates for name in names):
         return recording
@@ -141,5 +141,7 @@ def renamed(recording: Recording, names: Mapping[str, str]) -> Recording:
             raise RecordingError(
                 f"{recording.info.recording_id}: two covariates named {new!r} after rename {dict(names)}"
             )
+        if new != name and covariate.times is None and new in recording.trials:
+            raise RecordingError(f"{recording.info.recording_id}: rename {name!r}: the trials have a column {new!r}")
         covariates[new] = covariate if new == name else replace(covariate, spec=replace(covariate.spec, name=new))
     return replace(recording, covariates=covariates)

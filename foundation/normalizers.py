@@ -72,7 +72,7 @@ def _moments(spec: CovariateSpec, corpus: Corpus, recording_ids: list[str], spli
         if covariate is None:
             continue
         rows = np.flatnonzero(session_roles(recording, split, fold) == ROLES["train"])
-        values = covariate.values.reshape(len(covariate.values), -1).astype(float)
+        values = covariate.values.reshape(len(covariate.values), spec.dim).astype(float)
         if covariate.times is None:
             chosen = np.zeros(len(values), bool)
             chosen[rows] = True

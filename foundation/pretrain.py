@@ -98,10 +98,10 @@ def claim_folder(folder: Path, config: Config) -> None:
     """Write the resolved config into a run folder, or check that it is the same as the one there.
 
     Raises:
-        RunError: It differs.
+        RunError: It differs, and training has begun; a run that stopped before, as for a mistaken path, leaves nothing.
     """
     path, text = folder / "config.yaml", dump_config(config)
-    if path.exists() and path.read_text() != text:
+    if path.exists() and path.read_text() != text and (folder / "metrics.jsonl").exists():
         changed = sorted(set(path.read_text().splitlines()) ^ set(text.splitlines()))
         raise RunError(
             f"{folder}: this run was started with another config (differs in {changed[:6]}); "

@@ -229,6 +229,9 @@ def _fail(recording: Recording, where: str, got: Any, expected: str) -> None:
 
 
 def _validate_identity(r: Recording) -> None:
+    for field_ in ("recording_id", "subject_id"):
+        if not isinstance(getattr(r.info, field_), str):
+            _fail(r, field_, repr(getattr(r.info, field_)), "text")
     if not _ID.fullmatch(r.info.recording_id) or ".." in r.info.recording_id:
         _fail(
             r, "recording_id", repr(r.info.recording_id), "'<dataset>/<session>' without spaces, '..' or a leading '.'"

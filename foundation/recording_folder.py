@@ -89,12 +89,13 @@ def read_recording(folder: str | Path) -> Recording:
             domain=pq.read_table(folder / "domain.parquet").to_pandas().to_numpy(dtype=float),
             covariates=covariates,
         )
-    except (KeyError, TypeError, OSError, pa.ArrowException) as error:
-        raise CorpusError(f"{folder}: cannot be read ({error}); prepare this recording again") from error
-    try:
         return recording.validate()
     except RecordingError as error:
         raise RecordingError(f"{folder}: {error}") from None
+    except Exception as error:  # what Arrow and pandas raise for content that is not ours has no limits
+        raise CorpusError(
+            f"{folder}: cannot be read ({type(error).__name__}: {error}); prepare this recording again"
+        ) from error
 
 
 def check_schema(path: Path, document: dict[str, Any]) -> None:

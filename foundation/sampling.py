@@ -107,7 +107,7 @@ class WindowReader:
             covariate = recording.covariates.get(channel.spec.name)
             if covariate is None:
                 continue
-            for key in ("kind", "scope", "num_classes", "dim"):
+            for key in ("kind", "scope", "num_classes", "dim", "unit"):
                 got, expected = getattr(covariate.spec, key), getattr(channel.spec, key)
                 if got != expected:
                     raise ValueError(
@@ -270,7 +270,9 @@ class WindowSampler:
                 sizes = np.array([len(self.windows[key]) for key in kept], float) ** temperature
                 weight.append(share)
                 members.append((kept, sizes / sizes.sum()))
-        self._share, self._members = np.array(weight) / np.sum(weight), members
+        # By the largest first: the sum of two that are huge is infinite.
+        shares = np.array(weight) / np.max(weight)
+        self._share, self._members = shares / shares.sum(), members
         self._slack = self._find_slack(window_bins, bin_size_s)
 
     def _find_slack(self, window_bins: int | None, bin_size_s: float) -> dict[Window, tuple[float, float]]:

@@ -158,8 +158,8 @@ def test_behavior_is_that_of_the_session_loader(cache: Path) -> None:
     assert np.array_equal(covariates["whisker_energy"].times, energy["times"])
     assert np.array_equal(covariates["whisker_energy"].values, energy["whiskerMotionEnergy"].astype(np.float32))
     paw = loader.pose["leftCamera"][["paw_r_x", "paw_r_y"]].to_numpy()
-    assert np.array_equal(covariates["paw_right"].observed, np.isfinite(paw).all(axis=1))
-    assert np.array_equal(covariates["paw_right"].values, np.nan_to_num(paw).astype(np.float32))
+    assert np.array_equal(covariates["paw_near"].observed, np.isfinite(paw).all(axis=1))
+    assert np.array_equal(covariates["paw_near"].values, np.nan_to_num(paw).astype(np.float32))
     assert np.array_equal(covariates["lick"].times, loader.licks["times"])
 
 
@@ -738,8 +738,8 @@ def test_cameras(cache: Path, folder: Folder, recording: Recording) -> None:
     (root / ALF / CAMERA).unlink()
     none = read(root, camera=["left", "body"])
     assert "left camera, body camera" in none.info.notes
-    assert not {"whisker_energy", "paw_left", "body_energy"} & set(none.covariates)
-    assert "paw_left" not in read(cache, pose=False).covariates
+    assert not {"whisker_energy", "paw_far", "body_energy"} & set(none.covariates)
+    assert "paw_far" not in read(cache, pose=False).covariates
 
 
 def test_several_cameras(tmp_path: Path) -> None:
@@ -747,7 +747,7 @@ def test_several_cameras(tmp_path: Path) -> None:
         tmp_path, **SESSION, units_per_probe=5, min_label=1.0, num_trials=4, cameras=("left", "right", "body")
     )
     names = read(tmp_path, camera=["right", "left", "body"]).covariates
-    assert {"whisker_energy", "whisker_energy_left", "body_energy", "paw_left", "paw_left_left"} <= set(names)
+    assert {"whisker_energy", "whisker_energy_left", "body_energy", "paw_far", "paw_far_left"} <= set(names)
     assert "right camera" in names["whisker_energy"].spec.description
     assert len(names["whisker_energy"].times) > 2 * len(names["whisker_energy_left"].times)
 
@@ -759,7 +759,7 @@ def test_paw_speed_and_pupil(folder: Folder, recording: Recording) -> None:
     pd.DataFrame({"pupilDiameter_smooth": diameter}).to_parquet(root / ALF / "_ibl_leftCamera.features.pqt")
     covariates = read(root).covariates
     assert np.array_equal(covariates["pupil_diameter"].observed, np.isfinite(diameter))
-    paw, speed = covariates["paw_left"], covariates["paw_left_speed"]
+    paw, speed = covariates["paw_far"], covariates["paw_far_speed"]
     for k in range(1, 300):
         both = paw.observed[k] and paw.observed[k - 1]
         assert speed.observed[k] == both
