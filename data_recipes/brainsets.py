@@ -23,7 +23,9 @@ The name of a recording is made from folder and file names, never from text in t
 
     truncated or corrupt file, another format               refused
     link to another file, data stored in another file       refused
-    pickled, opaque or other objects                        refused where they are asked for, else named in the notes
+    pickled, opaque or other objects, no values at all      refused where they are asked for, else named in the notes
+    arrays that declare more values than the file stores    refused
+    bounds of domains or splits that are not finite         refused
     unit_index out of range, or not one for each spike      refused
     times in milliseconds or samples                        refused, from the rate of the units or the span of the times
     two files of one name (two builds, two folders)         refused: choose a `build` or a folder

@@ -22,7 +22,9 @@ The name of a recording is that of its file, never of text in the file. What hap
 
     truncated or corrupt file, another format, NWB 1        refused
     links to other files                                    refused where asked for; else not followed, in the notes
-    pickled or opaque objects                               refused where asked for, else named in the notes
+    pickled or opaque objects, no values at all             refused where asked for, else named in the notes
+    series without samples or a clock (a rate of 0)         refused where asked for, else named in the notes
+    arrays that declare more values than the file stores    refused where asked for, else named in the notes
     no units, or none with spikes                           refused; the message lists what the file offers
     rows of spike_times_index or electrodes out of range    refused
     times in milliseconds or samples                        refused, from the rate of the units or the span of the times

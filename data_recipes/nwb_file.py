@@ -226,7 +226,7 @@ def read_series(series: h5py.Group) -> tuple[np.ndarray, np.ndarray]:
     """
     where = f"{series.file.filename}: {series.name}"
     data = node(series, "data")
-    if not isinstance(data, h5py.Dataset):
+    if not isinstance(data, h5py.Dataset) or not data.shape:
         raise ValueError(f"{where}: no data, expected a TimeSeries with numbers in the file")
     values = array(data)
     conversion, offset = float(data.attrs.get("conversion", 1.0)), float(data.attrs.get("offset", 0.0))

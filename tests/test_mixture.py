@@ -13,17 +13,19 @@ import pytest
 
 from eval.held_out import evaluate
 from foundation.__main__ import main
-from foundation.channels import DataConfig, corpus_groups, find_channels, open_data
+from foundation.channels import DataConfig, corpus_groups, find_channels, open_data, pretraining_subjects
 from foundation.checkpoint import load_model
 from foundation.config import load_config
 from foundation.corpus import Corpus, write_manifest
 from foundation.durable import CorpusError
 from foundation.mixture import CorpusConfig, Mixture, known_as, open_corpora, renamed
+from foundation.model import FoundationModel
+from foundation.model_config import ModelConfig
 from foundation.recording import Covariate, CovariateSpec, Recording, RecordingError
 from foundation.recording_folder import write_recording
 from foundation.sampling import WindowReader, WindowSampler
 from foundation.splits import session_roles
-from foundation.training_data import training_data
+from foundation.training_data import add_sessions, training_data
 
 Tiny = Callable[..., Recording]
 SIZE = 0.02
@@ -167,6 +169,116 @@ def test_shared_covariates_agree_on_unit_and_scale(corpora: dict[str, Path], tin
     rewrite("rad/s", 300.0)
     with pytest.raises(ValueError, match=r"both say 'rad/s'; one of them is in another unit"):
         find_channels(open_data(shared), shared, mixture.ids)
+
+
+def test_names_may_be_exchanged(corpora: dict[str, Path]) -> None:
+    swapped = config(corpora, ["lick"], rats={"rename": {"belt": "image", "image": "belt"}})
+    mixture = open_data(swapped)
+    plain, got = Corpus.open(corpora["rats"])["rats/rats0"], mixture["rats/rats0"]
+    assert {name: covariate.spec.kind for name, covariate in got.covariates.items()} == {
+        "image": "continuous",
+        "lick": "event",
+        "belt": "categorical",
+    }
+    assert np.array_equal(got.covariates["image"].values, plain.covariates["belt"].values)
+    assert {c.spec.name for c in find_channels(mixture, swapped, mixture.ids)} == {"wheel", "lick", "image", "belt"}
+
+
+def test_names_that_do_not_exist_are_refused(corpora: dict[str, Path], tiny_recording: Tiny) -> None:
+    mistyped = config(corpora, ["lick"], rats={"rename": {"bellt": "speed"}})
+    mixture = open_data(mistyped)
+    with pytest.raises(ValueError, match=r"data.corpora.rats.rename: no covariate \['bellt'\].*there are \['belt'"):
+        find_channels(mixture, mistyped, mixture.ids)
+    with pytest.raises(ValueError, match=r"data.held_out: no subject \['rats9'\].*there are \['mice0'"):
+        pretraining_subjects(mixture, replace(mistyped, held_out=["rats9"]))
+    with pytest.raises(RecordingError, match="rename 'choice': the trials have a column 'usable'"):
+        renamed(tiny_recording(), {"choice": "usable"})
+
+
+def test_every_corpus_has_an_animal_to_train_on(corpora: dict[str, Path]) -> None:
+    held = replace(config(corpora), held_out=["rats0", "rats1", "rats2"])
+    with pytest.raises(ValueError, match=r"data.corpora.rats: none of its 3 animals is left"):
+        pretraining_subjects(open_data(held), held)
+    chosen = replace(config(corpora), subjects=["mice0", "mice1"])
+    with pytest.raises(ValueError, match=r"data.corpora.rats: none of its 3 animals is left"):
+        pretraining_subjects(open_data(chosen), chosen)
+
+
+def test_one_animal_in_two_corpora_is_held_out_of_both(corpora: dict[str, Path], tiny_recording: Tiny) -> None:
+    recording = tiny_recording(subject="mice0")
+    units = recording.units.assign(unit_id=["x", "y", "z"])
+    info = replace(recording.info, recording_id="rats/again")
+    write_recording(corpora["rats"], replace(recording, info=info, units=units, covariates={}))
+    write_manifest(corpora["rats"])
+    held = replace(config(corpora), held_out=["mice0"])
+    mixture = open_data(held)
+    left = mixture.select(subjects=pretraining_subjects(mixture, held))
+    assert left.ids == ["mice/mice1", "mice/mice2", "rats/rats0", "rats/rats1", "rats/rats2"]
+
+
+def test_the_bin_size_must_suit_every_corpus(corpora: dict[str, Path]) -> None:
+    recording = Corpus.open(corpora["rats"])["rats/rats1"]
+    write_recording(
+        corpora["rats"], replace(recording, info=replace(recording.info, min_bin_size_s=0.05)), overwrite=True
+    )
+    write_manifest(corpora["rats"])
+    reader = WindowReader(open_data(config(corpora)), [], SIZE)
+    with pytest.raises(ValueError, match=r"rats/rats1.*0\.05"):
+        training_data(reader, ["mice/mice0", "rats/rats1"], 0.4, session_roles)
+
+
+def test_a_corpus_without_train_windows_is_refused_by_name(corpora: dict[str, Path]) -> None:
+    recording = Corpus.open(corpora["rats"])["rats/rats1"]
+    unusable = replace(recording, trials=recording.trials.assign(usable=False))
+    write_recording(corpora["rats"], unusable, overwrite=True)
+    write_manifest(corpora["rats"])
+    shared = config(corpora, ["speed", "lick"], **ONE_NAME)
+    mixture = open_data(shared)
+    channels = find_channels(mixture, shared, mixture.ids)
+    data = training_data(WindowReader(mixture, channels, SIZE), mixture.ids, 0.4, session_roles)
+    model = FoundationModel.create(ModelConfig(width=16, depth=1, heads=2, feed_forward=16), channels, SIZE, 0.4, 0)
+    with pytest.raises(ValueError, match="rats/rats1: no train window"):
+        add_sessions(model, data, mixture.ids, 0)
+
+
+def test_another_dataset_may_not_use_a_name_for_another_unit(corpora: dict[str, Path]) -> None:
+    """A new animal, of a dataset that the config of the run did not know."""
+    own = config(corpora, ["speed", "lick"], **ONE_NAME)
+    mixture = open_data(own)
+    channels = find_channels(mixture, own, mixture.ids)
+    recording = Corpus.open(corpora["rats"])["rats/rats0"]
+    covariates = {"speed": continuous("speed", 1.0, unit="cm/s")}
+    info = replace(recording.info, recording_id="dogs/a")
+    write_recording(corpora["rats"] / "dogs", replace(recording, info=info, covariates=covariates))
+    reader = WindowReader(write_manifest(corpora["rats"] / "dogs"), channels, SIZE)
+    with pytest.raises(ValueError, match=r"dogs/a: covariate 'speed' has unit 'cm/s', the model expects 'rad/s'"):
+        reader.recording("dogs/a")
+
+
+def test_a_covariate_without_a_sample_is_missing(corpora: dict[str, Path]) -> None:
+    recording = Corpus.open(corpora["rats"])["rats/rats1"]
+    spec = CovariateSpec("place", "continuous", "time", dim=2)
+    empty = Covariate.continuous(spec, np.zeros((0, 2)), np.zeros(0))
+    write_recording(corpora["rats"], replace(recording, covariates={"place": empty}), overwrite=True)
+    write_manifest(corpora["rats"])
+    own = config(corpora, ["lick"])
+    mixture = open_data(own)
+    channels = find_channels(mixture, own, mixture.ids)
+    (at,) = [i for i, channel in enumerate(channels) if channel.spec.name == "place"]
+    assert (channels[at].mean, channels[at].std) == ((0.0, 0.0), (1.0, 1.0))
+    reader = WindowReader(mixture, channels, SIZE)
+    batch = reader.batch(training_data(reader, ["rats/rats1"], 0.4, session_roles).train["rats/rats1"][:2])
+    assert not batch.observed[..., at].any()
+
+
+def test_shares_of_extreme_weights(corpora: dict[str, Path]) -> None:
+    mixture = open_data(config(corpora))
+    data = training_data(WindowReader(mixture, [], SIZE), mixture.ids, 0.4, session_roles)
+    for mice, rats, share in ((1.7e308, 1.7e308, 0.5), (1e-300, 1e300, 1.0), (5e-324, 5e-324, 0.5)):
+        extreme = config(corpora, mice={"weight": mice}, rats={"weight": rats})
+        sampler = WindowSampler(data.train, 16, 4, seed=3, groups=corpus_groups(mixture, extreme))
+        drawn = [w.recording_id.startswith("rats") for step in range(300) for w in sampler.batch_windows(step)]
+        assert np.mean(drawn) == pytest.approx(share, abs=0.08)
 
 
 def test_what_a_corpus_lacks_is_missing_not_zero(corpora: dict[str, Path]) -> None:
