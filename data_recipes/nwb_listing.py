@@ -191,7 +191,8 @@ def _of_series(file: h5py.File, path: str) -> dict[str, Any] | None:
         return entry | {"kind": "categorical", "num_classes": max(2, int(most) + 1)}
     if series_clock(series)[2] < MIN_HZ and node(series, "timestamps") is not None:
         return entry | {"kind": "event"}
-    if unit in ("rad", "deg") and data.ndim == 1 and "CompassDirection" in (path.split("/")[-2], series_type(series)):
+    above = path.split("/")[-2:-1]
+    if unit in ("rad", "deg") and data.ndim == 1 and "CompassDirection" in (*above, series_type(series)):
         entry["circular"] = True
     return entry | ({"unit": unit} if unit else {})
 

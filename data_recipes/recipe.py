@@ -15,6 +15,7 @@ Many processes on many nodes may prepare one corpus at once: each session is cla
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import multiprocessing
@@ -208,7 +209,11 @@ def _run_pool(recipe: str, pending: Jobs, out: Path, workers: int) -> Iterator[t
     # Spawned, not forked: a parent that holds threads (Arrow's pool) must not be copied.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        futures = {pool.submit(_prepare_one, recipe, key, args, out): key for key, args in pending.items()}
+        futures = {}
+        # A worker may die before all sessions are handed out.
+        with contextlib.suppress(BrokenProcessPool):
+            for key, args in pending.items():
+                futures[pool.submit(_prepare_one, recipe, key, args, out)] = key
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()

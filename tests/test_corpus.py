@@ -281,6 +281,13 @@ def test_bad_manifest_is_refused(tmp_path: Path, content: str | None) -> None:
         Corpus.open(tmp_path)
 
 
+@pytest.mark.parametrize("entry", [None, 3, [], {}, {"subject_id": "a"}, {"subject_id": ["a"], "info_sha256": "0"}])
+def test_an_entry_of_the_manifest_that_is_none_is_refused(tmp_path: Path, entry: object) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": 1, "recordings": {"tiny/a": entry}}))
+    with pytest.raises(CorpusError, match=r"manifest\.json: entry 'tiny/a' is .*prepare"):
+        Corpus.open(tmp_path)
+
+
 def test_select_and_unknown_names(tiny_recording: Tiny, tmp_path: Path) -> None:
     for session, subject in (("a1", "a"), ("a2", "a"), ("b1", "b")):
         write_recording(tmp_path, tiny_recording(session=session, subject=subject))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -313,6 +314,24 @@ def test_a_worker_that_is_killed_costs_its_session_only(
     assert (int(written) + int(elsewhere), failed) == (11, "['tiny/s03']")
     assert begun(tmp_path / "log").count("s03") == 2
     assert len(Corpus.open(tmp_path / "out", verify=True)) == 11
+
+
+def test_a_pool_that_breaks_while_sessions_are_handed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    class Breaking(ThreadPoolExecutor):
+        def __init__(self, workers: int, mp_context: Any) -> None:
+            super().__init__(workers)
+
+        def submit(self, *arguments: Any, **named: Any) -> Any:
+            calls.append(len(calls))
+            if len(calls) == 2:
+                raise recipe_module.BrokenProcessPool
+            return super().submit(*arguments, **named)
+
+    monkeypatch.setattr(recipe_module, "ProcessPoolExecutor", Breaking)
+    done = prepare("synthetic", None, tmp_path, options=SMALL, workers=2)
+    assert (len(done.written), done.failed, len(calls)) == (3, {}, 4)
 
 
 def test_the_manifest_is_complete_whatever_the_order(

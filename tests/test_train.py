@@ -30,7 +30,7 @@ from foundation.model_config import ModelConfig
 from foundation.objectives import ObjectiveConfig, joint_loss
 from foundation.objectives.contrastive import ContrastiveConfig
 from foundation.optim import OptimConfig
-from foundation.pretrain import pretrain
+from foundation.pretrain import claim_folder, pretrain
 from foundation.ranks import own_sessions
 from foundation.sampling import Window
 from foundation.train import TrainConfig, _Loop, fit
@@ -254,6 +254,12 @@ def test_another_config_in_the_same_folder_is_refused(synthetic_corpus: Corpus, 
     before = load_model(tmp_path / "run")
     with pytest.raises(RunError, match="another config"):
         pretrain(replace(config, seed=1))
+    # What stopped before it trained, as for a mistaken path, holds nothing that could be lost.
+    mistaken = replace(config, out=str(tmp_path / "new"), data=replace(config.data, corpus=str(tmp_path / "none")))
+    with pytest.raises(ValueError, match=r"manifest\.json: not found"):
+        pretrain(mistaken)
+    claim_folder(tmp_path / "new", replace(config, out=str(tmp_path / "new")))
+    assert "none" not in (tmp_path / "new/config.yaml").read_text()
     assert (tmp_path / "run/config.yaml").read_text() == written
     pretrain(config)
     assert same_tensors(load_model(tmp_path / "run"), before)
