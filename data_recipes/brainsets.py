@@ -51,7 +51,7 @@ from data_recipes.brainsets_covariates import check_covariates, default_covariat
 from data_recipes.brainsets_trials import read_domain, read_trials
 from data_recipes.brainsets_units import read_spikes, read_units
 from data_recipes.cleaning import Tally, check_clock, check_seconds, count_spikes
-from data_recipes.mapping import ABOUT, check_entries, load_yaml, name_recording
+from data_recipes.mapping import ABOUT, check_entries, jobs_of_files, load_yaml
 from data_recipes.sources import Plan, SourceFile, list_files, local_file
 from foundation.recording import Recording, RecordingInfo
 
@@ -84,24 +84,8 @@ def sessions(
     of_builds = [f for f in files if set(BUILDS) & _folders(f)]
     if build is not None and of_builds:
         files = [f for f in of_builds if build in _folders(f)]
-    jobs: dict[str, dict[str, Any]] = {}
-    for file in files:
-        folder = Path(file.path).absolute().parent.name
-        name = name_recording(dataset or (entries or {}).get("dataset") or folder, file.stem)
-        if name in jobs:
-            raise ValueError(
-                f"brainsets: {jobs[name]['path']} and {file.path} are both {name!r}; give build=all_units or "
-                "build=selected_units where they are two builds, or one of the folders as --source"
-            )
-        jobs[name] = {
-            "path": file.path,
-            "version": file.version,
-            "size_bytes": file.size,
-            "recording_id": name,
-            "mapping": entries,
-            "build": build,
-        }
-    return jobs
+    cure = "give build=all_units or build=selected_units where they are two builds, or one of the folders as --source"
+    return jobs_of_files(files, dataset, entries, cure, build=build)
 
 
 def read(

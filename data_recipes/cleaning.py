@@ -16,6 +16,7 @@ from foundation.recording import Covariate, CovariateSpec, empty_trials
 
 # A mean rate of the units outside of this says that times or bins are not in seconds.
 PLAUSIBLE_HZ = (0.05, 500.0)
+FEW_SPIKES = 30
 # See `silent_gaps`.
 SILENCE_S, SILENCE_SPIKES = 5.0, 100
 # Merging runs that are shorter on average takes longer than sorting all spikes.
@@ -56,9 +57,13 @@ class Tally:
 
 
 def check_seconds(where: str, num_spikes: int, num_units: int, duration_s: float) -> None:
-    """Raise ValueError when the mean rate of the units shows that spike times are not in seconds."""
+    """Raise ValueError when the mean rate of the units shows that spike times are not in seconds.
+
+    A handful of spikes within a moment shows nothing.
+    """
     rate = num_spikes / max(num_units * duration_s, 1e-9)
-    if num_spikes and not PLAUSIBLE_HZ[0] <= rate <= PLAUSIBLE_HZ[1]:
+    too_high = rate > PLAUSIBLE_HZ[1] and num_spikes >= FEW_SPIKES
+    if num_spikes and (too_high or rate < PLAUSIBLE_HZ[0]):
         raise ValueError(
             f"{where}: {num_spikes} spikes of {num_units} units in {duration_s:.6g} s are {rate:.3g} Hz per unit, "
             f"expected {PLAUSIBLE_HZ[0]:g} to {PLAUSIBLE_HZ[1]:g}. Are times or bin_size_s in milliseconds or samples? "

@@ -25,6 +25,7 @@ import numpy as np
 import yaml
 
 from data_recipes.cleaning import Tally, events, series
+from data_recipes.sources import SourceFile
 from foundation.recording import Covariate, CovariateSpec, Kind
 
 ABOUT = {"species", "licence", "source", "notes"}
@@ -73,6 +74,32 @@ def name_recording(dataset: str, session: str) -> str:
                 f"{what} {part!r} is no name of a folder, expected one without '/', '\\', '..' or a leading '.'"
             )
     return "/".join(parts)
+
+
+def jobs_of_files(
+    files: Iterable[SourceFile], dataset: str | None, mapping: dict[str, Any] | None, cure: str, **more: Any
+) -> dict[str, dict[str, Any]]:
+    """Arguments of `read` by recording id, one session a file.
+
+    Args:
+        files: What was found.
+        dataset: First part of the ids; that of the mapping, or else the name of a file's folder, when None.
+        mapping: What `read` gets.
+        cure: What to do about two files of one name.
+        more: Further arguments of `read`.
+
+    Raises:
+        ValueError: Two files would make one recording, or a name is none of a folder.
+    """
+    jobs: dict[str, dict[str, Any]] = {}
+    for file in files:
+        folder = Path(file.path).absolute().parent.name
+        name = name_recording(dataset or (mapping or {}).get("dataset") or folder, file.stem)
+        if name in jobs:
+            raise ValueError(f"{jobs[name]['path']} and {file.path} are both {name!r}; {cure}")
+        about = {"path": file.path, "version": file.version, "size_bytes": file.size}
+        jobs[name] = about | {"recording_id": name, "mapping": mapping} | more
+    return jobs
 
 
 def identifier(name: str) -> str:

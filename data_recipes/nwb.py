@@ -59,7 +59,7 @@ from data_recipes.cleaning import (
 )
 from data_recipes.hdf5_values import guarded
 from data_recipes.intervals import names_in, union
-from data_recipes.mapping import ABOUT, COVARIATE, check_entries, load_yaml, name_recording
+from data_recipes.mapping import ABOUT, COVARIATE, check_entries, jobs_of_files, load_yaml
 from data_recipes.nwb_covariates import read_covariate
 from data_recipes.nwb_file import column_names, node, open_nwb, text
 from data_recipes.nwb_listing import propose, why_not
@@ -95,23 +95,8 @@ def sessions(
     if source is None:
         raise ValueError("nwb: --source is missing, expected a folder of .nwb files, or one")
     entries = None if mapping is None else load_mapping(mapping)
-    jobs: dict[str, dict[str, Any]] = {}
-    for file in list_files(str(source), (ending,)):
-        folder = Path(file.path).absolute().parent.name
-        name = name_recording(dataset or (entries or {}).get("dataset") or folder, file.stem)
-        if name in jobs:
-            raise ValueError(
-                f"nwb: {jobs[name]['path']} and {file.path} are both {name!r}; give one of the folders as --source, "
-                "or an `ending` of the file names"
-            )
-        jobs[name] = {
-            "path": file.path,
-            "version": file.version,
-            "size_bytes": file.size,
-            "recording_id": name,
-            "mapping": entries,
-        }
-    return jobs
+    cure = "give one of the folders as --source, or an `ending` of the file names"
+    return jobs_of_files(list_files(str(source), (ending,)), dataset, entries, cure)
 
 
 def read(

@@ -446,3 +446,10 @@ def test_a_source_named_by_another_path_is_the_same(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     assert prepare("arrays", "lab", tmp_path / "corpus").written == ["lab/day1"]
     assert prepare("arrays", tmp_path / "lab", tmp_path / "corpus").skipped == ["lab/day1"]
+
+
+def test_a_handful_of_spikes_says_nothing_about_units_of_time() -> None:
+    recording = recording_from_arrays("lab/day1", "m", counts=np.array([[3]]), bin_size_s=0.005)
+    assert recording.spike_times.tolist() == [0.0025] * 3
+    with pytest.raises(ValueError, match="Are times or bin_size_s in milliseconds"):
+        recording_from_arrays("lab/day1", "m", counts=np.array([[30]]), bin_size_s=0.005)
