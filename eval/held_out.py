@@ -195,7 +195,7 @@ def _provenance(models: list[Adapted], corpus: Corpus, subjects: list[str], brok
             "shared": sum(p.numel() for p in first.shared_parameters()),
             "per_unit": first.adapters.layout.num_columns,
         },
-        "data": str(corpus.path.name),
+        "data": ", ".join(sorted({recording_id.split("/")[0] for recording_id in corpus.ids})),
         "pretraining_subjects": first.provenance["pretraining_subjects"],
         "held_out_subjects": subjects,
         "seeds": sorted({int(a.model.provenance.get("seed", 0)) for a in models}),
