@@ -274,5 +274,8 @@ def verdict_grid(cells: dict[tuple[str, str], dict[str, tuple[Comparison, str]]]
         metric = next(iter(line.values()))[1]
         body.append(("", [f"{escape(title)}<br>{escape(model)}", escape(metric_name(metric)), *texts]))
     legend = ", ".join(f'<span class="{o}">{MARKS[o]} {text}</span>' for o, text in OUTCOMES.items())
-    caption = f"Paired difference to the strongest baseline with the same inputs, mean over sessions: {legend}."
+    caption = (
+        "Paired difference to the strongest baseline, which reads every covariate that the task allows, "
+        f"mean over sessions: {legend}."
+    )
     return table(caption, ["task, model", "metric", *map(escape, conditions)], body)

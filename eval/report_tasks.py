@@ -96,9 +96,10 @@ def verdict(rows: pd.DataFrame) -> str:
         return "<p>No model row names a baseline, so nothing can be said about gains.</p>"
     counts = Counter(outcomes)
     total = (
-        f"<p>Of {len(outcomes)} comparisons of a pretrained model with the strongest baseline that gets the same "
-        f"inputs, <strong>{counts['claim']}</strong> meet the claim rule, {counts['unproven']} are above without "
-        f"meeting it, {counts['none']} show no difference, and <strong>{counts['below']}</strong> are below.</p>"
+        f"<p>Of {len(outcomes)} comparisons of a pretrained model with the strongest baseline, which reads all the "
+        f"covariates that the task allows, <strong>{counts['claim']}</strong> meet the claim rule, "
+        f"{counts['unproven']} are above without meeting it, {counts['none']} show no difference, and "
+        f"<strong>{counts['below']}</strong> are below.</p>"
     )
     rule = (
         '<p class="faint">Claim rule: the 95 % interval of the paired per-session difference is above 0, the mean '

@@ -50,7 +50,7 @@ class ResultRow:
         convention: One sentence that says exactly how the metric is computed.
         value: The score, finite.
         n: Number of things scored (trials, bins, units).
-        baseline: Name of the strongest baseline with the same inputs; "" when none applies.
+        baseline: Name of the strongest baseline, by validation; "" when none applies.
         baseline_value: Its score on the same session, draw, task and metric; None when none applies.
         null: Name of the strongest null; "" when none applies.
         null_value: Its score on the same session, draw, task and metric; None when none applies.

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data_recipes import summaries
 from foundation.arguments import build_parser
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
@@ -19,7 +20,7 @@ OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit status. `section.field=value` words are overrides."""
-    parser = build_parser()
+    parser = build_parser(summaries())
     words = sys.argv[1:] if argv is None else argv
     # Overrides may stand anywhere, also behind an option that takes several values.
     overrides = [word for word in words if OVERRIDE.match(word)]

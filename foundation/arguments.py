@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
-
-from data_recipes import RECIPES
 
 RAW = argparse.RawDescriptionHelpFormatter
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All verbs with their options."""
+def build_parser(recipes: str) -> argparse.ArgumentParser:
+    """All verbs with their options.
+
+    Args:
+        recipes: One line on each recipe.
+    """
     parser = argparse.ArgumentParser(
         prog="foundation", description="Foundation models for neural population recordings.", formatter_class=RAW
     )
@@ -27,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         "foundation prepare luo2025 --source DIR --out corpora/luo2025\n"
         "  foundation prepare nwb --source s3://bucket/folder --out corpora/mine --dry-run\n"
         "  foundation prepare synthetic --out corpora/toy num_subjects=4 num_trials=100\n\n"
-        f"recipes:\n{_recipes()}",
+        f"recipes:\n{recipes}",
     )
     p.add_argument("recipe", help="one of those below")
     p.add_argument("--source", help="folder, file or URL (s3://, https://, hf://datasets/...) of the source")
@@ -124,14 +125,3 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--config", default="configs/demo.yaml")
     return parser
-
-
-def _recipes() -> str:
-    """The recipes with the first line of each one's docstring, read without importing them."""
-    lines = []
-    for name, module in RECIPES.items():
-        path = Path(__file__).resolve().parents[1] / f"{module.replace('.', '/')}.py"
-        with path.open(encoding="utf-8") as file:
-            about = file.readline().strip().strip('"')
-        lines.append(f"  {name:<10} {about}")
-    return "\n".join(lines)

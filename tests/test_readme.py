@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_recipes import summaries
 from foundation.__main__ import OVERRIDE, VERBS, main
 from foundation.arguments import build_parser
 from foundation.corpus import Corpus
@@ -31,7 +32,7 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_parses(command: str) -> None:
     words = shlex.split(command.removeprefix("accelerate launch -m "))
-    arguments = build_parser().parse_args([word for word in words[1:] if not OVERRIDE.match(word)])
+    arguments = build_parser(summaries()).parse_args([word for word in words[1:] if not OVERRIDE.match(word)])
     assert arguments.verb in VERBS
     for word in words:
         # Other YAML files are the reader's own.

@@ -297,7 +297,7 @@ def test_verdicts_follow_from_the_rows(full: Path) -> None:
     total, claims, above, none, below = map(
         int,
         re.search(
-            r"Of (\d+) comparisons.*?inputs, (\d+) meet the claim rule, (\d+) are above without meeting it, "
+            r"Of (\d+) comparisons.*?allows, (\d+) meet the claim rule, (\d+) are above without meeting it, "
             r"(\d+) show no difference, and (\d+) are below",
             text,
         ).groups(),
@@ -379,7 +379,7 @@ def test_one_session_never_makes_a_claim(tmp_path: Path) -> None:
     rows = [r for r in make_rows(np.random.default_rng(1), {"T249": ["T249_a"]}) if r.task == "encode"]
     write_results(tmp_path, rows, {"forced": ["T249 was seen"]})
     text = Page(write_report(tmp_path, tmp_path, tmp_path / "report.html")).text
-    assert re.search(r"inputs, 0 meet the claim rule, 0 are above", text)
+    assert re.search(r"allows, 0 meet the claim rule, 0 are above", text)
     assert "a single value has no interval" in text
     assert "Forced evaluation. Rules were broken: T249 was seen" in text
 
