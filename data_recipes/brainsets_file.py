@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from data_recipes.hdf5_values import guarded, seconds, values
-from data_recipes.nwb_file import node
+from data_recipes.nwb_file import node, open_hdf5
 
 SERIES = ("IrregularTimeSeries", "RegularTimeSeries")
 # What upstream adds to every object for its own use: masks of the split domains, an index of the times.
@@ -32,23 +32,14 @@ def open_brainset(path: str | Path) -> Iterator[h5py.File]:
     Raises:
         ValueError: No such file, truncated or corrupt (now or while it is read), or not of this format.
     """
-    with guarded(path):
-        try:
-            with h5py.File(path, "r", locking=False) as file:
-                if class_of(file) != "Data":
-                    got = "an NWB file" if "nwb_version" in file.attrs else "an HDF5 file without it"
-                    raise ValueError(
-                        f"{path}: got {got}, expected the attribute object = 'Data' at the root, as brainsets and "
-                        "torch_brain write it; for NWB use the recipe nwb"
-                    )
-                yield file
-        except FileNotFoundError as error:
-            raise ValueError(f"{path}: no such file") from error
-        except (OSError, RuntimeError) as error:
+    with guarded(path), open_hdf5(path, "file of brainsets", locking=False) as file:
+        if class_of(file) != "Data":
+            got = "an NWB file" if "nwb_version" in file.attrs else "an HDF5 file without it"
             raise ValueError(
-                f"{path}: cannot be read as HDF5 ({error}), expected a complete file of brainsets; is the download "
-                "unfinished? Fetch it again"
-            ) from error
+                f"{path}: got {got}, expected the attribute object = 'Data' at the root, as brainsets and "
+                "torch_brain write it; for NWB use the recipe nwb"
+            )
+        yield file
 
 
 def class_of(item: object) -> str:

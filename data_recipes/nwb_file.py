@@ -28,25 +28,41 @@ _LARGE_BYTES, _MAX_RATIO = 2**28, 1100
 
 
 @contextmanager
-def open_nwb(path: str | Path) -> Iterator[h5py.File]:
-    """The file, open for reading as long as the context lasts.
+def open_hdf5(path: str | Path, what: str, **options: Any) -> Iterator[h5py.File]:
+    """The HDF5 file, open for reading as long as the context lasts.
+
+    Args:
+        path: The file.
+        what: What it should be, for the error.
+        options: Of `h5py.File`.
 
     Raises:
-        ValueError: No such file, truncated or corrupt (now or while it is read), or not NWB 2.
+        ValueError: No such file, truncated or corrupt (now or while it is read).
     """
     try:
-        with h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES) as file:
-            if "nwb_version" not in file.attrs:
-                got = "an NWB 1 file" if "nwb_version" in file else "an HDF5 file that is not NWB"
-                raise ValueError(f"{path}: {got}, expected NWB 2 (the attribute nwb_version at its root)")
+        with h5py.File(path, "r", **options) as file:
             yield file
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"{path}: cannot be read as HDF5 ({error}), expected a complete NWB file; is the download unfinished? "
+            f"{path}: cannot be read as HDF5 ({error}), expected a complete {what}; is the download unfinished? "
             "Fetch it again"
         ) from error
+
+
+@contextmanager
+def open_nwb(path: str | Path) -> Iterator[h5py.File]:
+    """The file, open for reading as long as the context lasts.
+
+    Raises:
+        ValueError: As `open_hdf5`, or not NWB 2.
+    """
+    with open_hdf5(path, "NWB file", rdcc_nbytes=_CHUNK_CACHE_BYTES) as file:
+        if "nwb_version" not in file.attrs:
+            got = "an NWB 1 file" if "nwb_version" in file else "an HDF5 file that is not NWB"
+            raise ValueError(f"{path}: {got}, expected NWB 2 (the attribute nwb_version at its root)")
+        yield file
 
 
 def node(parent: h5py.Group, path: str) -> Any:
