@@ -1,7 +1,6 @@
 """Contrastive alignment: moments near in time, or alike in behavior, get alike embeddings.
 
-The loss is CEBRA's InfoNCE (Schneider, Lee & Mathis 2023, Nature 617:360; arXiv 2204.00673): the positive is not in the
-denominator, and one set of reference samples serves all anchors. Pairs are taken among the bins that are in the batch
+The loss is that of `foundation.objectives.info_nce`. Pairs are taken among the bins that are in the batch
 anyway, of all its sessions and animals. Only windows of scheme `spikes_only` take part:
 elsewhere an embedding could copy the label it is compared by, or the clock.
 """
@@ -18,6 +17,7 @@ import torch
 from foundation.channels import Channel, channel_slices
 from foundation.masking import Masks
 from foundation.model import FoundationModel, Output
+from foundation.objectives.info_nce import info_nce
 from foundation.objectives.masked_modeling import Tally
 from foundation.sampling import Batch
 
@@ -39,18 +39,6 @@ class ContrastiveConfig:
     time_offset_s: float = 0.1
     anchors: int = 8
     references: int = 16
-
-
-def info_nce(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-    """InfoNCE per anchor `(A,)` from similarities already divided by the temperature.
-
-    L_i = -phi(x_i, y_i+) + log sum_j exp phi(x_i, y_j-)
-
-    Args:
-        positive: `(A,)` similarity of each anchor with its positive.
-        negative: `(A, R)` similarity with each reference sample.
-    """
-    return torch.logsumexp(negative, dim=1) - positive
 
 
 def nearest_reference(
@@ -199,7 +187,7 @@ def contrastive_losses(
             # The keys stay in the graph: the backward pass of `gather` is a collective that every rank has to join.
             losses[head] = Tally((states.sum() + keys.sum())[None] * 0.0, torch.zeros(1, device=device))
             continue
-        loss = info_nce((query * positives).sum(-1) * scale, query @ keys.T * scale)
+        loss = info_nce(query, positives, keys, scale)
         losses[head] = Tally(loss * use, use.float())
     return losses
 
