@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.special import gammaln
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from foundation.activity_windows import ActivityWindows
@@ -321,7 +321,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             optimizer = torch.optim.Adam(own, lr=learning_rate or 10 * self.learning_rate)
             self.adapt_loss_ = self._train(losses, optimizer, range(max_iterations), purpose=3 + session)
         except BaseException:
-            del self.model_.encoder.read_ins[session], self.model_.encoder.biases[session]
+            self.model_.encoder.drop_last_session()
             raise
         finally:
             for parameter, required in frozen.items():
@@ -387,6 +387,11 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     @property
     def _n_features_out(self) -> int:
         return self.output_dimension
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # float32 whatever goes in
+        return tags
 
     def _start(self, data: SessionData) -> None:
         given = self.random_state

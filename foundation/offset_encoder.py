@@ -74,6 +74,10 @@ class OffsetEncoder(nn.Module):
         self.read_ins.append(nn.Parameter(_uniform(shape, fan_in, generator).to(device)))
         self.biases.append(nn.Parameter(_uniform(shape[2:], fan_in, generator).to(device)))
 
+    def drop_last_session(self) -> None:
+        """Forget the read-in that was added last."""
+        self.read_ins, self.biases = (nn.ParameterList(list(p)[:-1]) for p in (self.read_ins, self.biases))
+
     def forward(self, activity: torch.Tensor, session: int) -> torch.Tensor:
         """Embeddings `(t - receptive_field + 1, M, D)` of windows of counts `(t, M, N)` of one session."""
         return self.embed(self.read_in(activity, session))

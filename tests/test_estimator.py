@@ -1,0 +1,358 @@
+"""The estimator as scikit-learn, a lab with many sessions, and an unlucky user would try it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from foundation.estimator import ContrastiveEmbedding, Head
+
+SMALL: dict[str, Any] = {"max_iterations": 6, "batch_size": 32, "output_dimension": 3, "receptive_field": 4}
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@parametrize_with_checks(
+    [ContrastiveEmbedding(**SMALL | {"receptive_field": 1}), ContrastiveEmbedding(**SMALL)],
+    expected_failed_checks=lambda estimator: (
+        {}
+        if estimator.receptive_field == 1
+        else {
+            "check_methods_sample_order_invariance": "an embedding depends on the bins before and after",
+            "check_methods_subset_invariance": "likewise",
+        }
+    ),
+)
+def test_scikit_learn(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+def ring(seed: int, length: int = 1500, units: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Poisson counts `(T, N)` of units tuned to a position on a ring; position as cosine and sine, and its quadrant."""
+    rng = np.random.default_rng(seed)
+    angle = np.cumsum(rng.normal(0.05, 0.1, length)) % (2 * np.pi)
+    rate = 2 * np.exp(2 * (np.cos(angle[:, None] - rng.uniform(0, 2 * np.pi, units)) - 1))
+    position = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return rng.poisson(rate).astype(np.float32), position, (angle // (np.pi / 2)).astype(np.int64)
+
+
+MODES: dict[str, Any] = {
+    "time": "time",
+    "behavior": "behavior",
+    "discrete": "discrete",
+    "mixed": "mixed",
+    "hybrid": "hybrid",
+    "rank": "rank",
+    "clip": "clip",
+    "heads": [Head("behavior", labels=(0,), dimensions=(0, 2)), Head("discrete", dimensions=(2, 3)), Head("time")],
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("number", [1, 3])
+def test_same_seed_same_embedding_bit_for_bit_and_through_a_file(mode: str, number: int, tmp_path: Path) -> None:
+    sessions = [ring(s, length=80 + 10 * s, units=5 + s) for s in range(number)]
+    counts, position, quadrant = ([session[k] for session in sessions] for k in range(3))
+    labels = {"discrete": [quadrant], "behavior": [position], "rank": [position]}.get(mode, [position, quadrant])
+    if number == 1:
+        counts, labels = counts[0], [label[0] for label in labels]
+
+    def fit(seed: int) -> ContrastiveEmbedding:
+        return ContrastiveEmbedding(MODES[mode], **SMALL, learn_temperature=True, random_state=seed).fit(
+            counts, *labels
+        )
+
+    first, again, other = fit(3), fit(3), fit(4)
+    a, b, c, d = (
+        np.concatenate(e if isinstance(e, list) else [e])
+        for e in (
+            first.transform(counts),
+            again.transform(counts),
+            other.transform(counts),
+            ContrastiveEmbedding.load(first.save(tmp_path / "embedding.safetensors")).transform(counts),
+        )
+    )
+    assert np.array_equal(a, b)
+    assert np.array_equal(first.loss_, again.loss_)
+    assert not np.array_equal(a, c)
+    assert np.array_equal(a, d)
+    assert np.isfinite(a).all()
+    assert len(first.loss_) == 6
+
+
+def test_global_generators_are_neither_used_nor_moved() -> None:
+    counts, position, _ = ring(0, 100, 6)
+    state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    first = ContrastiveEmbedding("behavior", **SMALL).fit_transform(counts, position)
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    torch.manual_seed(99)
+    assert np.array_equal(first, ContrastiveEmbedding("behavior", **SMALL).fit_transform(counts, position))
+
+
+def test_training_in_parts_is_training_at_once() -> None:
+    counts, position, _ = ring(0, 200, 8)
+    parts = ContrastiveEmbedding("hybrid", **SMALL).partial_fit(counts, position).partial_fit(counts, position)
+    whole = ContrastiveEmbedding("hybrid", **SMALL | {"max_iterations": 12}).fit(counts, position)
+    assert parts.n_iter_ == whole.n_iter_ == 12
+    assert np.array_equal(parts.transform(counts), whole.transform(counts))
+    # A second fit starts anew.
+    assert np.array_equal(whole.fit(counts, position).transform(counts), clone(whole).fit_transform(counts, position))
+
+
+def decode(train: np.ndarray, train_label: np.ndarray, test: np.ndarray, test_label: np.ndarray) -> float:
+    return float(KNeighborsRegressor(15).fit(train, train_label).score(test, test_label))
+
+
+TRAINED: dict[str, Any] = {"max_iterations": 150, "batch_size": 128, "output_dimension": 3, "learning_rate": 3e-3}
+
+
+def test_sessions_share_a_space_and_a_new_one_joins_it() -> None:
+    """A decoder of one session's embedding reads another's; with labels of one session shifted it cannot."""
+    (a, pa, _), (b, pb, _), (c, pc, _) = ring(0), ring(1, 1200, 25), ring(2, 1000, 40)
+    train, test = slice(0, 800), slice(800, None)
+    options = TRAINED | {"max_iterations": 250}
+    model = ContrastiveEmbedding("behavior", **options).fit([a[train], b[train]], [pa[train], pb[train]])
+    ea = model.transform(a, session=0)
+    assert decode(ea[train], pa[train], model.transform(b, session=1)[test], pb[test]) > 0.6
+    weights = {name: value.clone() for name, value in model.model_.state_dict().items()}
+    model.adapt(c[train], pc[train])
+    assert model.num_sessions_ == 3
+    assert model.num_units_ == [30, 25, 40]
+    assert all(torch.equal(model.model_.state_dict()[name], value) for name, value in weights.items())
+    assert np.array_equal(model.transform(a, session=0), ea)
+    assert decode(ea[train], pa[train], model.transform(c, session=2)[test], pc[test]) > 0.6
+    shifted = clone(model).fit([a[train], b[train]], [pa[train], np.roll(pb[train], 400, axis=0)])
+    ea, eb = shifted.transform(a, session=0), shifted.transform(b, session=1)
+    assert decode(ea[train], pa[train], eb[test], pb[test]) < 0.2
+
+
+def test_score_is_positive_where_there_is_structure_and_nothing_where_there_is_none() -> None:
+    counts, position, _ = ring(5, 2000)
+    train, test = slice(0, 1500), slice(1500, None)
+    model = ContrastiveEmbedding("behavior", **TRAINED).fit(counts[train], position[train])
+    assert model.score(counts[test], position[test]) > 0.5
+    assert model.score(counts[test], position[test]) == model.score(counts[test], position[test])
+    shuffled = np.random.default_rng(0).permutation(position)
+    null = ContrastiveEmbedding("behavior", **TRAINED).fit(counts[train], shuffled[train])
+    assert null.score(counts[test], shuffled[test]) < 0.05
+    # Two sessions are judged against the references of both, one against its own: no log2 S bits for nothing.
+    twice = ContrastiveEmbedding("behavior", **TRAINED).fit([counts[train]] * 2, [position[train]] * 2)
+    alone = twice.score(counts[test], position[test], session=1)
+    both = twice.score([counts[test]] * 2, [position[test]] * 2)
+    assert abs(alone - both) < 0.1
+
+
+def test_time_mode_needs_no_labels_and_ignores_them() -> None:
+    counts, position, _ = ring(0, 300, 6)
+    plain = ContrastiveEmbedding("time", **SMALL).fit_transform(counts)
+    assert np.array_equal(plain, ContrastiveEmbedding("time", **SMALL).fit_transform(counts, position))
+
+
+def test_pipeline_and_grid_search() -> None:
+    counts, position, _ = ring(0, 400, 12)
+    pipeline = make_pipeline(
+        StandardScaler(), ContrastiveEmbedding("behavior", **TRAINED | {"max_iterations": 60}), KNeighborsRegressor(5)
+    )
+    # A unit vector of one number says only on which side of the ring an animal is.
+    grid = {"contrastiveembedding__output_dimension": [1, 3]}
+    search = GridSearchCV(pipeline, grid, cv=KFold(2)).fit(counts, position)
+    assert search.best_params_ == {"contrastiveembedding__output_dimension": 3}
+    by_bits = GridSearchCV(ContrastiveEmbedding("behavior", **SMALL), {"learning_rate": [1e-9, 1e-2]}, cv=KFold(2))
+    assert by_bits.fit(counts, position).best_params_ == {"learning_rate": 1e-2}
+
+
+def test_absent_sessions_are_untouched() -> None:
+    sessions = [ring(s, 100, 5 + s) for s in range(4)]
+    counts, position = [s[0] for s in sessions], [s[1] for s in sessions]
+    options = SMALL | {"max_iterations": 0, "sessions_per_step": 1}
+    model = ContrastiveEmbedding("behavior", **options).fit(counts, position)
+    before = [w.detach().clone() for w in model.model_.encoder.read_ins]
+    model.set_params(max_iterations=1).partial_fit(counts, position)
+    changed = [not torch.equal(a, b) for a, b in zip(before, model.model_.encoder.read_ins)]
+    assert sum(changed) == 1
+
+
+def test_references_of_the_own_session_are_those_of_each_session_alone() -> None:
+    """With a read-in each and no shared trunk step yet, the loss is the mean of the sessions' own losses."""
+    from foundation.activity_windows import ActivityWindows
+    from foundation.contrastive_model import embed_rows
+    from foundation.objectives.info_nce import info_nce
+
+    sessions = [ring(s, 60, 5) for s in range(2)]
+    options = SMALL | {"max_iterations": 0}
+    counts = [s[0] for s in sessions]
+    model = ContrastiveEmbedding("time", **options, negatives="session").fit(counts)
+    data = model._read(counts, (), None, reset=False)
+    heads = model._heads(data)
+    windows = ActivityWindows(data.activity, data.trial, 4)
+    seen: list[np.ndarray] = []
+
+    def embed(rows: np.ndarray) -> torch.Tensor:
+        seen.append(rows)
+        return embed_rows(model.model_, windows, rows)
+
+    both = np.arange(2)
+    got = heads.losses(embed, model.model_, np.random.default_rng(0), both, both, both).item()
+    anchors, positives, references = np.split(seen[0], 3)
+    expected = []
+    for s in range(2):
+        mine = slice(32 * s, 32 * (s + 1))
+        x, y, z = (torch.nn.functional.normalize(embed(rows[mine]), dim=1) for rows in (anchors, positives, references))
+        expected.append(info_nce(x, y, z).mean().item())
+    assert got == pytest.approx(np.mean(expected), abs=1e-5)
+
+
+def test_trials_are_not_crossed() -> None:
+    """Junk in the neighboring trial changes nothing in this one."""
+    counts, position, _ = ring(0, 120, 6)
+    trial = np.repeat([0, 1, 2], 40)
+    model = ContrastiveEmbedding("hybrid", **SMALL).fit(counts, position, trial=trial)
+    junk = counts.copy()
+    junk[40:80] = 1e3
+    embedded, with_junk = model.transform(counts, trial=trial), model.transform(junk, trial=trial)
+    assert np.array_equal(embedded[:40], with_junk[:40])
+    assert np.array_equal(embedded[80:], with_junk[80:])
+    assert not np.array_equal(model.transform(counts)[:40], model.transform(junk)[:40])
+
+
+def test_bins_without_labels_help_the_time_head() -> None:
+    counts, position, quadrant = ring(0, 400, 8)
+    partly = position.copy()
+    partly[100:] = np.nan
+    unknown = np.where(np.arange(400) < 100, quadrant, -1)
+    with pytest.raises(ValueError, match=r"label 0 of session 0 is NaN at 300 of 400 bins.*allow_missing_labels=True"):
+        ContrastiveEmbedding("behavior", **SMALL).fit(counts, partly)
+    for labels in ([partly], [unknown], [partly, unknown]):
+        model = ContrastiveEmbedding("hybrid", **SMALL, allow_missing_labels=True).fit(counts, *labels)
+        assert np.isfinite(model.loss_).all()
+
+
+COUNTS, POSITION, QUADRANT = ring(0, 60, 4)
+BAD: list[tuple[str, dict[str, Any], Any, list[Any], dict[str, Any]]] = [
+    ("mode 'behaviour', expected one of time", {"mode": "behaviour"}, COUNTS, [POSITION], {}),
+    ("mode 'behavior' needs float labels, got none", {"mode": "behavior"}, COUNTS, [], {}),
+    ("mode 'discrete' needs integer or string labels, got float", {"mode": "discrete"}, COUNTS, [POSITION], {}),
+    ("mode 'mixed' needs float and integer labels, got classes", {"mode": "mixed"}, COUNTS, [QUADRANT], {}),
+    (
+        "label 0 of session 0 has shape \\(59, 2\\), expected \\(60,\\)",
+        {"mode": "behavior"},
+        COUNTS,
+        [POSITION[1:]],
+        {},
+    ),
+    ("label 0 of session 0 has infinite values", {"mode": "behavior"}, COUNTS, [POSITION + np.inf], {}),
+    ("label 0: got a ndarray, expected a list", {"mode": "behavior"}, [COUNTS, COUNTS], [POSITION], {}),
+    (
+        "label 0: got 1 of them, expected a list with one array for each of 2",
+        {"mode": "behavior"},
+        [COUNTS, COUNTS],
+        [[POSITION]],
+        {},
+    ),
+    ("label 0 has \\[1, 2\\] columns", {"mode": "behavior"}, [COUNTS, COUNTS], [[POSITION, POSITION[:, :1]]], {}),
+    ("trial of session 0 has shape \\(59,\\)", {}, COUNTS, [], {"trial": np.zeros(59, int)}),
+    ("similarity is 'dot', expected one of cosine, euclidean", {"similarity": "dot"}, COUNTS, [], {}),
+    ("query is 'near', expected one of", {"query": "near"}, COUNTS, [], {}),
+    ("negatives is 'global', expected one of", {"negatives": "global"}, COUNTS, [], {}),
+    ("batch_size is 0, expected an integer of at least 1", {"batch_size": 0}, COUNTS, [], {}),
+    ("temperature is -1, expected a positive number", {"temperature": -1}, COUNTS, [], {}),
+    ("receptive_field is 2, expected 1, 3, 4", {"receptive_field": 2}, COUNTS, [], {}),
+    ("asks for label 1, but 1 were given", {"mode": [Head("behavior", labels=(1,))]}, COUNTS, [POSITION], {}),
+    ("acts on dimensions 0 to 9, expected some of 0 to 3", {"mode": [Head("time", dimensions=(0, 9))]}, COUNTS, [], {}),
+    ("session 0 has no bin that mode 'time' can start from", {"time_offset": 60}, COUNTS, [], {}),
+    ("not finite from step", {"temperature": 1e-300, "similarity": "euclidean"}, COUNTS * 1e15, [], {}),
+    ("Input session 1 contains NaN", {}, [COUNTS, COUNTS * np.nan], [], {}),
+]
+
+
+@pytest.mark.parametrize(("message", "options", "X", "labels", "more"), BAD, ids=[case[0][:40] for case in BAD])
+def test_bad_input_is_named(message: str, options: dict[str, Any], X: Any, labels: list[Any], more: Any) -> None:
+    with pytest.raises(ValueError, match=message), np.errstate(all="ignore"):
+        ContrastiveEmbedding(**SMALL | options).fit(X, *labels, **more)
+
+
+def test_wrong_sessions_after_the_fit_are_named(tmp_path: Path) -> None:
+    model = ContrastiveEmbedding("discrete", **SMALL).fit([COUNTS, COUNTS[:, :3]], [QUADRANT, QUADRANT])
+    with pytest.raises(ValueError, match="X has 4 units, expected 3 as session 1"):
+        model.transform(COUNTS, session=1)
+    with pytest.raises(ValueError, match="session 2, expected 0 to 1"):
+        model.transform(COUNTS, session=2)
+    with pytest.raises(ValueError, match=r"classes \['9'\], expected those of the first fit"):
+        model.adapt(COUNTS, np.full(60, 9))
+    with pytest.raises(ValueError, match="got 0 label arrays, expected 1"):
+        model.adapt(COUNTS)
+    assert model.num_sessions_ == 2
+    with pytest.raises(ValueError, match="use adapt for a new session"):
+        model.partial_fit([COUNTS, COUNTS], [QUADRANT, QUADRANT])
+    path = model.save(tmp_path / "model.safetensors")
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(ValueError, match="no readable file"):
+        ContrastiveEmbedding.load(path)
+    with pytest.raises(ValueError, match="no readable file"):
+        ContrastiveEmbedding.load(tmp_path / "absent")
+
+
+def test_an_interrupted_adaptation_leaves_no_session_behind() -> None:
+    model = ContrastiveEmbedding("behavior", **SMALL).fit(COUNTS, POSITION)
+    with pytest.raises(ValueError, match="not finite"):
+        model.adapt(COUNTS, POSITION, learning_rate=1e30, max_iterations=40)
+    assert model.num_sessions_ == 1
+    assert len(model.model_.encoder.read_ins) == 1
+    assert all(p.requires_grad for p in model.model_.encoder.parameters())
+
+
+LAUNCHED = """
+import sys
+import numpy as np
+from foundation.estimator import ContrastiveEmbedding, Head
+from tests.test_estimator import SMALL, ring
+
+heads = [Head("behavior"), Head("time"), Head("rank"), Head("clip")]
+sessions = [ring(s, 100, 5 + s) for s in range(2)]
+options = SMALL | {"max_iterations": 20, "learning_rate": 1e-2}
+for negatives in ("all", "session"):
+    model = ContrastiveEmbedding(heads, **options, negatives=negatives, learn_temperature=True)
+    model.fit([s[0] for s in sessions], [s[1] for s in sessions])
+    model.save(f"{sys.argv[1]}/{negatives}")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(LAUNCHED)
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", port]
+    for name, command in (("one", []), ("two", launch)):
+        (tmp_path / name).mkdir()
+        done = subprocess.run(
+            [sys.executable, *command, str(script), str(tmp_path / name)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    for negatives in ("all", "session"):
+        one, two = (ContrastiveEmbedding.load(tmp_path / name / negatives) for name in ("one", "two"))
+        np.testing.assert_allclose(two.loss_, one.loss_, atol=1e-4)
+        for a, b in zip(one.model_.state_dict().values(), two.model_.state_dict().values()):
+            torch.testing.assert_close(a, b, atol=2e-3, rtol=0)
