@@ -306,13 +306,19 @@ def test_wrong_sessions_after_the_fit_are_named(tmp_path: Path) -> None:
         ContrastiveEmbedding.load(tmp_path / "absent")
 
 
-def test_an_interrupted_adaptation_leaves_no_session_behind() -> None:
+def test_an_interrupted_adaptation_leaves_no_session_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     model = ContrastiveEmbedding("behavior", **SMALL).fit(COUNTS, POSITION)
-    with pytest.raises(ValueError, match="not finite"):
-        model.adapt(COUNTS, POSITION, learning_rate=1e30, max_iterations=40)
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("foundation.estimator.train", interrupted)
+        model.adapt(COUNTS, POSITION)
     assert model.num_sessions_ == 1
     assert len(model.model_.encoder.read_ins) == 1
     assert all(p.requires_grad for p in model.model_.encoder.parameters())
+    assert model.adapt(COUNTS, POSITION, max_iterations=2).num_sessions_ == 2
 
 
 LAUNCHED = """
