@@ -202,6 +202,13 @@ def _doctor(a: argparse.Namespace, overrides: list[str]) -> None:
         raise
 
 
+def _study(a: argparse.Namespace, overrides: list[str]) -> None:
+    from eval.studies.study import run_study
+
+    _quiet()
+    print(f"study: {run_study(a.config, overrides, a.out)}")
+
+
 def _push(a: argparse.Namespace, overrides: list[str]) -> None:
     from tqdm import tqdm
 
@@ -238,7 +245,7 @@ def _config_of(run: str) -> Path | None:
 
 def _no(overrides: list[str]) -> None:
     if overrides:
-        raise ValueError(f"{overrides}: this verb takes no overrides; give them to train, finetune or prepare")
+        raise ValueError(f"{overrides}: this verb takes no overrides; give them to train, finetune, prepare or study")
 
 
 VERBS = {
@@ -249,6 +256,7 @@ VERBS = {
     "evaluate": _evaluate,
     "report": _report,
     "doctor": _doctor,
+    "study": _study,
     "push": _push,
     "demo": _demo,
 }

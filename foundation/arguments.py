@@ -108,6 +108,14 @@ def build_parser(recipes: str) -> argparse.ArgumentParser:
     p.add_argument("--no-page", action="store_true", help="print only")
 
     p = verb(
+        "study",
+        "Answer a scientific question: tables, figures and one self-contained page.",
+        "foundation study configs/studies/hippocampus.yaml seeds=[0,1,2] --out results/studies/hippocampus",
+    )
+    p.add_argument("config", help="YAML file with the name of the study and its fields")
+    p.add_argument("--out", help="folder of the findings (default: results/studies/NAME of the file)")
+
+    p = verb(
         "push",
         "Send a corpus to the Hugging Face Hub or another place; only what changed is sent.",
         "foundation push corpora/luo2025 hf://datasets/USER/luo2025\n"

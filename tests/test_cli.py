@@ -24,7 +24,7 @@ from foundation.corpus import Corpus
 
 SMALL = ["num_subjects=2", "num_units=8", "num_trials=10"]
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = ("prepare", "train", "finetune", "embed", "evaluate", "report", "doctor", "push", "demo")
+VERBS = ("prepare", "train", "finetune", "embed", "evaluate", "report", "doctor", "study", "push", "demo")
 HEAVY = ("torch", "transformers", "pandas", "numpy", "pyarrow", "sklearn", "accelerate", "matplotlib")
 
 
@@ -86,6 +86,9 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
         (["doctor", "memory://nothing"], "no corpus here"),
         (["doctor", "{tmp}"], "foundation prepare"),
         (["doctor", "{corpus}", "a=b"], "takes no overrides"),
+        (["study", "no.yaml"], "no.yaml"),
+        (["study", "{config}"], "expected `study:` to be one of"),
+        (["study", "{config}", "study=nothing"], "got study 'nothing'"),
     ],
 )
 def test_errors_of_the_user_are_one_line_and_status_2(
