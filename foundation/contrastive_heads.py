@@ -94,7 +94,9 @@ class Heads:
         self.slices = [slice(*(head.dimensions or (0, output_dimension))) for head in heads]
         self._samplers: list[TimePairs | LabelPairs] = []
         for head, labels in zip(heads, sessions):
-            options = {"query": pairing.query, "delta": pairing.delta, "offset": pairing.time_offset}
+            # "rank" and "clip" draw anchors alone: they need no label differences in time.
+            query = pairing.query if head.mode in PAIRED else "nearest"
+            options = {"query": query, "delta": pairing.delta, "offset": pairing.time_offset}
             is_time = head.mode == "time"
             self._samplers.append(
                 TimePairs(labels, pairing.time_offset) if is_time else LabelPairs(labels, **options)  # type: ignore[arg-type]
@@ -117,8 +119,9 @@ class Heads:
             self._anchors = [common] * len(heads)
         first = np.concatenate([[0], np.cumsum([len(bins) for bins in full])])
         self._all = [start + bins for start, bins in zip(first, full)]
-        # All heads without classes say 0 everywhere.
-        self._classes = np.max([np.concatenate([s.discrete for s in labels]) for labels in sessions], axis=0)
+        # One class for each combination of the heads' classes; heads without classes say 0 everywhere.
+        codes = np.stack([np.concatenate([s.discrete for s in labels]) for labels in sessions])
+        self._classes = np.unique(codes, axis=1, return_inverse=True)[1].ravel()
         self._targets = [
             torch.as_tensor(np.concatenate([session.continuous for session in labels]), dtype=torch.float32).to(device)
             for labels in sessions
@@ -156,6 +159,8 @@ class Heads:
             ranks: Own rank and their number, which divides the batch size.
         """
         rank, world = ranks
+        if self.pairing.batch_size % world:
+            raise ValueError(f"batch_size is {self.pairing.batch_size}, expected a multiple of the {world} processes")
 
         def own(rows: np.ndarray, num_sessions: int) -> np.ndarray:
             # All ranks draw the same and each embeds its columns: the pairs do not depend on the number of ranks.
@@ -167,9 +172,16 @@ class Heads:
             drawn.append(self._draw([candidates[s] for s in anchors_of], rng) if fresh else drawn[0])
         positives = []
         for head, sampler, anchors in zip(self.heads, self._samplers, drawn):
+            others = np.zeros(0, np.int64)
             if head.mode in PAIRED:
                 targets = rng.permutation(np.resize(targets_of, len(anchors)))
-                positives.append(own(sampler.positives(anchors, targets, rng), len(anchors_of)))
+                others = own(sampler.positives(anchors, targets, rng), len(anchors_of))
+            elif head.mode == "rank":
+                # Points of sessions that are no anchors are ranked too, or new ones could lie anywhere beside them.
+                beside = [sampler.candidates[s] for s in np.setdiff1d(targets_of, anchors_of)]
+                beside = [rows for rows in beside if len(rows)]
+                others = own(self._draw(beside, rng), len(beside)) if beside else others
+            positives.append(others)
         references = own(self._draw([self._all[s] for s in references_of], rng), len(references_of))
         drawn = [own(anchors, len(anchors_of)) for anchors in drawn]
         anchor_sets = drawn[:1] if self._shared else drawn
@@ -179,17 +191,17 @@ class Heads:
         if world > 1:
             reference = _by_session(gather_rows(reference), world, len(references_of))
         embedded = [pieces[0] if self._shared else pieces[number] for number in range(len(self.heads))]
-        positive = iter(pieces[len(anchor_sets) :])
         clip = iter(model.label_encoders)
         losses = []
-        for head, dims, target, anchors, x in zip(self.heads, self.slices, self._targets, drawn, embedded):
+        for number, (head, dims, target, x, y) in enumerate(
+            zip(self.heads, self.slices, self._targets, embedded, pieces[len(anchor_sets) :])
+        ):
             if head.mode in PAIRED:
-                y = next(positive)
                 loss = self._info_nce(x[:, dims], y[:, dims], reference[:, dims], model.scale, len(anchors_of))
                 losses.append(loss.sum() / (len(x) * world))
                 continue
-            labels = target[torch.from_numpy(anchors).to(target.device)]
-            x = self._unit(x[:, dims])
+            labels = target[torch.from_numpy(np.concatenate([drawn[number], positives[number]])).to(target.device)]
+            x = self._unit(torch.cat([x, y])[:, dims])
             if world > 1:
                 x, labels = gather_rows(x), gather_rows(labels)
             if head.mode == "rank":

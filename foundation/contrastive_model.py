@@ -43,7 +43,7 @@ class ContrastiveModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)), requires_grad=learn_temperature)
-        self._max_scale = 1.0 / min_temperature if learn_temperature else math.inf
+        self._max_log_scale = -math.log(min_temperature) if learn_temperature else math.inf
         hidden = encoder.num_hidden_units
         self.label_encoders = nn.ModuleList()
         for width, output in zip(label_widths, output_dimensions):
@@ -56,7 +56,12 @@ class ContrastiveModel(nn.Module):
     @property
     def scale(self) -> torch.Tensor:
         """1 / tau."""
-        return self.log_scale.exp().clamp(max=self._max_scale)
+        return self.log_scale.clamp(max=self._max_log_scale).exp()
+
+    def bound_temperature(self) -> None:
+        """Bring a tau that a step took below its minimum back to it: there it has a gradient and may rise again."""
+        with torch.no_grad():
+            self.log_scale.clamp_(max=self._max_log_scale)
 
 
 def embed_rows(

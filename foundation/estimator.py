@@ -8,13 +8,13 @@ Nature 617:360; see the README on its patent), with exact sampling.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from scipy.special import gammaln
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -88,7 +88,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
     def __init__(
         self,
-        mode: str | Sequence[Head] = "time",
+        mode: str | Head | Sequence[Head] = "time",
         *,
         output_dimension: int = 8,
         receptive_field: int = 10,
@@ -146,7 +146,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         Raises:
             ValueError: Unknown option, or data that do not fit each other; the message says what to do.
         """
-        for name in ("model_", "_optimizer"):
+        for name in ("model_", "_optimizer", "n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
         return self.partial_fit(X, y, *more_labels, trial=trial)
 
@@ -167,6 +167,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         everyone = np.arange(len(data.activity))
 
         def losses(rng: np.random.Generator, ranks: tuple[int, int]) -> torch.Tensor:
+            self.model_.bound_temperature()
             chosen = everyone
             if self.sessions_per_step is not None and self.sessions_per_step < len(everyone):
                 chosen = np.sort(rng.choice(everyone, self.sessions_per_step, replace=False))
@@ -180,6 +181,8 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             self._optimizer = torch.optim.Adam(
                 [p for p in self.model_.parameters() if p.requires_grad], lr=self.learning_rate
             )
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate  # may have been set anew
         steps = range(self.n_iter_, self.n_iter_ + self.max_iterations)
         self.loss_ = self._train(losses, self._optimizer, steps, purpose=1)
         self.n_iter_ += self.max_iterations
@@ -206,6 +209,8 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             if len(X) > self.num_sessions_:
                 raise ValueError(f"got {len(X)} sessions, expected at most {self.num_sessions_}")
             trials = trial if trial is not None else [None] * len(X)
+            if not isinstance(trials, list | tuple) or len(trials) != len(X):
+                raise ValueError(f"trial: got {len(trials)} of them, expected a list with one array for each session")
             return [self.transform(x, trial=t, session=s) for s, (x, t) in enumerate(zip(X, trials))]
         activity, borders = self._read_one(X, trial, session)
         windows = ActivityWindows([activity], [borders], self.receptive_field, self.device)
@@ -220,7 +225,8 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     ) -> float:
         """Goodness of fit in bits on data that may be held out: how far the loss is below that of a constant.
 
-        (log R - L) / log 2 with R references an anchor, averaged over heads (Schneider et al. 2025, arXiv 2502.12977);
+        (C - L) / log 2, averaged over heads, with C the loss of the same draws when all embeddings are equal: log R
+        with R references an anchor (Schneider et al. 2025, arXiv 2502.12977), in mode "rank" by the ties of the labels.
         0 means collapse. Pairs are drawn within the given data alone, by the estimator's seed.
 
         Args:
@@ -241,21 +247,20 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         def embed(rows: np.ndarray) -> torch.Tensor:
             return embed_rows(self.model_, windows, rows, ids)
 
+        def collapsed(rows: np.ndarray) -> torch.Tensor:
+            return torch.zeros(len(rows), self.output_dimension, device=self.device)
+
         with torch.no_grad():
-            losses = torch.stack(
-                [
-                    heads.losses(embed, self.model_, self._rng(2, batch), everyone, everyone, everyone)
-                    for batch in range(num_batches)
-                ]
-            ).mean(dim=0)
-        anchors = self.batch_size * len(ids)
-        references = anchors if self.negatives == "all" else self.batch_size
-        chance = {"rank": float(gammaln(anchors)) / (anchors - 1), "clip": float(np.log(anchors))}
-        bits = [
-            (chance.get(head.mode, float(np.log(references))) - loss) / np.log(2)
-            for head, loss in zip(self.heads_, losses.tolist())
-        ]
-        return float(np.mean(bits))
+            chance, losses = (
+                torch.stack(
+                    [
+                        heads.losses(how, self.model_, self._rng(2, batch), everyone, everyone, everyone)
+                        for batch in range(num_batches)
+                    ]
+                )
+                for how in (collapsed, embed)
+            )
+        return float((chance - losses).mean()) / math.log(2)
 
     def adapt(
         self,
@@ -268,8 +273,8 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     ) -> Self:
         """Add a session: train its read-in alone, everything else as it is.
 
-        Labeled heads look for positives among the kept embeddings of the training sessions, so that the new session
-        comes to lie where they do.
+        Labeled heads look for positives among the kept embeddings of the training sessions, or rank the new moments
+        among them, so that the new session comes to lie where they do.
 
         Args:
             X: Activity `(T, N)` of the new session.
@@ -336,7 +341,8 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         check_is_fitted(self, "model_")
         options = self.get_params(deep=False) | {"random_state": self.seed_}
         if not isinstance(self.mode, str):
-            options["mode"] = [dataclasses.asdict(head) for head in self.mode]
+            heads = [self.mode] if isinstance(self.mode, Head) else self.mode
+            options["mode"] = [dataclasses.asdict(head) for head in heads]
         about = {
             "options": options,
             "num_units": self.num_units_,
@@ -349,8 +355,12 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         return write_tensors(Path(path), _FORMAT, about, tensors)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, *, device: str | None = None) -> Self:
         """Read what `save` wrote; training it on starts with fresh moments of Adam.
+
+        Args:
+            path: File.
+            device: Of torch; that of the fit by default.
 
         Raises:
             ValueError: Not such a file, or a damaged one.
@@ -360,20 +370,31 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             options = about["options"]
             if not isinstance(options["mode"], str):
                 options["mode"] = [_head(**head) for head in options["mode"]]
-            self = cls(**options)
+            self = cls(**options | ({} if device is None else {"device": device}))
             self._check_options()
+            # Shapes first, without memory: a damaged header may ask for any size. A trunk has rf / 2 layers or fewer.
+            if self.receptive_field > 2 * len(tensors) + 2:
+                raise ValueError(f"receptive_field {self.receptive_field} is more than the layers in the file")
             self.seed_, self.n_iter_ = int(options["random_state"]), int(about["steps"])
             self.label_kinds_ = [LabelKind(**kind) for kind in about["kinds"]]
-            self._build(about["num_units"])
-            weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
-            self.model_.load_state_dict(weights)
+            with torch.device("meta"):
+                self._build(about["num_units"])
+            weights = {name[6:]: value.float() for name, value in tensors.items() if name.startswith("model.")}
+            self.model_.load_state_dict(weights, assign=True)
             self._bank_rows, self.loss_ = tensors["bank.rows"], tensors["loss"].numpy()
             self._bank_labels = [tensors[f"bank.labels.{n}"].numpy() for n in range(len(self.label_kinds_))]
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            rows = len(self._bank_rows)
+            if self._bank_rows.shape != (rows, self.output_dimension) or any(
+                kept.shape != ((rows, kind.columns) if kind.columns else (rows,))
+                for kept, kind in zip(self._bank_labels, self.label_kinds_)
+            ):
+                raise ValueError("kept embeddings and labels that do not fit each other")
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{path}: does not hold what ContrastiveEmbedding.save writes ({' '.join(str(error).split())[:200]}); "
                 "expected a file of this version"
             ) from None
+        self.model_.to(self.device)
         if len(self.num_units_) == 1:
             self.n_features_in_ = self.num_units_[0]
         return self
@@ -399,10 +420,11 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self.seed_ = int(given) if is_seed else int(check_random_state(given).randint(2**31 - 1))  # type: ignore[arg-type]
         self.label_kinds_ = data.kinds
         self._build([a.shape[1] for a in data.activity])
+        self.model_.to(self.device)
         self.n_iter_ = 0
 
     def _build(self, num_units: list[int]) -> None:
-        """New weights for sessions of these sizes."""
+        """New weights for sessions of these sizes, not yet on the device."""
         self.heads_ = resolve_heads(self.mode, self.label_kinds_)
         for head in self.heads_:
             low, high = head.dimensions or (0, self.output_dimension)
@@ -428,7 +450,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             generator,
             learn_temperature=self.learn_temperature,
             min_temperature=self.min_temperature,
-        ).to(self.device)
+        )
         self.num_units_, self.num_sessions_ = list(num_units), len(num_units)
 
     def _rng(self, purpose: int, step: int) -> np.random.Generator:
@@ -436,7 +458,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         return np.random.default_rng([self.seed_, purpose, step])
 
     def _train(self, losses: Losses, optimizer: torch.optim.Optimizer, steps: range, purpose: int) -> np.ndarray:
-        weights = torch.tensor([head.weight for head in self.heads_], device=self.device)
+        weights = torch.tensor([head.weight for head in self.heads_], dtype=torch.float32, device=self.device)
         return train(losses, optimizer, weights, steps, lambda step: self._rng(purpose, step), self.verbose)
 
     def _keep_bank(self, data: SessionData, windows: ActivityWindows) -> None:
@@ -505,7 +527,14 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             )
 
     def _check_options(self) -> None:
-        for name, low in (("output_dimension", 1), ("max_iterations", 0), ("batch_size", 1), ("time_offset", 1)):
+        for name, low in (
+            ("output_dimension", 1),
+            ("receptive_field", 1),
+            ("num_hidden_units", 2),
+            ("max_iterations", 0),
+            ("batch_size", 1),
+            ("time_offset", 1),
+        ):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < low:
                 raise ValueError(f"{name} is {value!r}, expected an integer of at least {low}")
@@ -520,8 +549,14 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
-        if self.sessions_per_step is not None and self.sessions_per_step < 1:
-            raise ValueError(f"sessions_per_step is {self.sessions_per_step}, expected at least 1, or None for all")
+        if self.learn_temperature and self.temperature < self.min_temperature:
+            raise ValueError(
+                f"temperature is {self.temperature}, expected at least min_temperature ({self.min_temperature}) where "
+                "it is learned: a start below would stay there"
+            )
+        some = self.sessions_per_step
+        if some is not None and (not isinstance(some, int | np.integer) or some < 1):
+            raise ValueError(f"sessions_per_step is {some!r}, expected an integer of at least 1, or None for all")
 
 
 def _head(mode: str, labels: list[int] | None, dimensions: list[int] | None, weight: float) -> Head:

@@ -6,7 +6,7 @@ A label is an array with one row per bin: floats are continuous, integers, boole
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,14 @@ class LabelKind:
     Attributes:
         columns: L of continuous labels, 0 for classes.
         classes: The values of a class label, in the order of their codes.
+        center: Mean of each column, or share of each class, in the bins of the first fit whose label is known.
+        spread: Their standard deviation; 1 where that is 0.
     """
 
     columns: int
-    classes: list[Any] = field(default_factory=list)
+    classes: list[Any]
+    center: list[float]
+    spread: list[float]
 
 
 def read_labels(
@@ -59,9 +63,9 @@ def read_labels(
     found: list[LabelKind] = []
     for number, sessions in enumerate(given):
         known = kinds[number] if kinds is not None else None
-        values = [np.asarray(values) for values in sessions]
+        values = [_plain(np.asarray(values)) for values in sessions]
         for s, (array, length) in enumerate(zip(values, lengths)):
-            if array.ndim not in (1, 2) or len(array) != length:
+            if array.ndim not in (1, 2) or len(array) != length or not array.size:
                 raise ValueError(
                     f"label {number} of session {s} has shape {array.shape}, expected ({length},) or ({length}, L): "
                     "one row for each row of X"
@@ -72,7 +76,8 @@ def read_labels(
             widths = {a.shape[1] for a in arrays[-1]} | ({known.columns} if known else set())
             if len(widths) > 1:
                 raise ValueError(f"label {number} has {sorted(widths)} columns, expected the same in all sessions")
-            found.append(LabelKind(columns=widths.pop()))
+            rows = np.concatenate(arrays[-1])
+            found.append(known or LabelKind(widths.pop(), [], *_moments(rows[np.isfinite(rows).all(axis=1)])))
         else:
             codes, kind = _classes(values, f"label {number}", known, allow_missing)
             arrays.append(codes)
@@ -102,7 +107,9 @@ def resolve_heads(mode: str | Head | Sequence[Head], kinds: Sequence[LabelKind])
             )
         used = range(len(kinds)) if head.labels is None else head.labels
         if any(not 0 <= n < len(kinds) for n in used):
-            raise ValueError(f"{head} asks for label {max(used)}, but {len(kinds)} were given, counted from 0")
+            raise ValueError(
+                f"{head} asks for label {', '.join(map(str, used))}, but {len(kinds)} were given, counted from 0"
+            )
         numbers = [n for n in used if kinds[n].columns]
         classes = [n for n in used if not kinds[n].columns]
         name = head.mode
@@ -116,10 +123,11 @@ def resolve_heads(mode: str | Head | Sequence[Head], kinds: Sequence[LabelKind])
             "mixed": numbers + classes,
             "clip": numbers + classes,
         }[name]
+        got = _describe([kinds[n] for n in used])
         if (name in LABELED and not wanted) or (name == "mixed" and not (numbers and classes)):
             needs = {"behavior": "float", "rank": "float", "discrete": "integer or string", "clip": "float or integer"}
             raise ValueError(
-                f"mode {name!r} needs {needs.get(name, 'float and integer')} labels, got {_describe(kinds)}: pass them "
+                f"mode {name!r} needs {needs.get(name, 'float and integer')} labels, got {got}: pass them "
                 "after X (floats are continuous, integers and strings are classes)"
             )
         result.append(Head(name, tuple(wanted), head.dimensions, head.weight))
@@ -131,17 +139,14 @@ def head_labels(
 ) -> list[SessionLabels]:
     """The labels of each session as a head uses them: its continuous columns, and one class for each combination.
 
-    Heads "rank" and "clip" compare whole label vectors, so their columns are brought to unit variance over all
-    sessions, and classes become indicator columns.
+    Heads "rank" and "clip" compare whole label vectors, so their columns are brought to unit variance over the bins of
+    the first fit (new data are measured by the same rule), and classes become indicator columns.
     """
     used = head.labels or ()
     columns = [arrays[n] for n in used if kinds[n].columns]
     codes = [(arrays[n], len(kinds[n].classes)) for n in used if not kinds[n].columns]
     if head.mode in ("rank", "clip"):
-        for values, number in codes:
-            columns.append([np.where(v[:, None] < 0, np.nan, np.eye(number)[v]) for v in values])
-        columns = [_standardized(sessions) for sessions in columns]
-        codes = []
+        columns, codes = [_standardized(arrays[n], kinds[n]) for n in used], []
     result = []
     for s, borders in enumerate(trial):
         empty = np.zeros((len(borders), 0))
@@ -151,6 +156,12 @@ def head_labels(
             discrete = np.where(unknown, -1, discrete * number + values[s])
         result.append(SessionLabels(borders, np.concatenate([empty, *(c[s] for c in columns)], axis=1), discrete))
     return result
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """Strings as NumPy's, from the bytes of a file or the objects of pandas; all else as it is."""
+    is_text = array.dtype.kind == "S" or (array.dtype.kind == "O" and all(isinstance(v, str) for v in array.flat))
+    return array.astype(str) if is_text else array
 
 
 def _numbers(array: np.ndarray, name: str, allow_missing: bool) -> np.ndarray:
@@ -190,13 +201,26 @@ def _classes(
         if unseen:
             raise ValueError(f"{name} has classes {unseen[:5]}, expected those of the first fit: {classes[:20]}")
         result.append(np.array([code[v] if s else -1 for v, s in zip(array.tolist(), seen)], np.int64))
-    return result, LabelKind(0, classes)
+    codes = np.concatenate(result)
+    share = np.bincount(codes[codes >= 0], minlength=len(classes)) / max(1, int((codes >= 0).sum()))
+    # Of an indicator, whose columns would not fit into memory for many classes.
+    spread = np.sqrt(share * (1 - share))
+    return result, known or LabelKind(0, classes, share.tolist(), np.where(spread > 0, spread, 1.0).tolist())
 
 
-def _standardized(sessions: list[np.ndarray]) -> list[np.ndarray]:
-    pooled = np.concatenate(sessions)
-    center, spread = np.nanmean(pooled, axis=0), np.nanstd(pooled, axis=0)
-    return [(values - center) / np.where(spread > 0, spread, 1.0) for values in sessions]
+def _moments(rows: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of columns; 0 and 1 where there is nothing to measure."""
+    if not len(rows):
+        return [0.0] * rows.shape[1], [1.0] * rows.shape[1]
+    spread = rows.std(axis=0)
+    return rows.mean(axis=0).tolist(), np.where(spread > 0, spread, 1.0).tolist()
+
+
+def _standardized(sessions: list[np.ndarray], kind: LabelKind) -> list[np.ndarray]:
+    if not kind.columns:
+        identity = np.eye(len(kind.classes))
+        sessions = [np.where(codes[:, None] < 0, np.nan, identity[codes]) for codes in sessions]
+    return [(values - np.array(kind.center)) / np.array(kind.spread) for values in sessions]
 
 
 def _describe(kinds: Sequence[LabelKind]) -> str:

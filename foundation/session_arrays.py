@@ -80,6 +80,9 @@ def _label(recording: Recording, name: str, start_s: float, num_bins: int, bin_s
     covariate = recording.covariates[name]
     if covariate.spec.scope == "time":
         values, observed = bin_covariate(covariate, start_s, num_bins, bin_size_s)
+    elif not len(recording.trials):
+        dim = covariate.spec.dim
+        values, observed = np.zeros((num_bins, dim)), np.zeros(num_bins, bool)
     else:
         centers = start_s + bin_size_s * (np.arange(num_bins) + 0.5)
         row = recording.trials["start_s"].to_numpy().searchsorted(centers, side="right") - 1

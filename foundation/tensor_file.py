@@ -24,7 +24,8 @@ def write_tensors(path: Path, kind: str, about: dict[str, Any], tensors: dict[st
         about: JSON object.
         tensors: By name.
     """
-    header = {_KEY: json.dumps({"kind": kind, "about": about})}
+    # NumPy's scalars are written as Python's.
+    header = {_KEY: json.dumps({"kind": kind, "about": about}, default=lambda scalar: scalar.item())}
     write_atomic(path, safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, header))
     return path
 
@@ -40,7 +41,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
             header = json.loads((file.metadata() or {})[_KEY])
             found, about = header["kind"], dict(header["about"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         what = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: got no readable file ({what}), expected one of kind {kind}; save it again") from None
     if found != kind:

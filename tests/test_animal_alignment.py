@@ -24,9 +24,17 @@ from foundation.session_arrays import SessionArrays
 from foundation.splits import TEST, TRAIN, VAL, interleaved_roles
 
 CONFIG = Config(
-    held_out=["c"], bin_size_s=0.05, receptive_field=3, output_dimension=4, steps=120, adapt_steps=150, sessions_per_step=2,
-    batch_size=64, learning_rate=5e-3, seeds=[0],
-)  # fmt: skip
+    held_out=["c"],
+    bin_size_s=0.05,
+    receptive_field=3,
+    output_dimension=4,
+    steps=120,
+    adapt_steps=150,
+    sessions_per_step=2,
+    batch_size=64,
+    learning_rate=5e-3,
+    seeds=[0],
+)
 
 
 def animal(subject: str, seed: int, num_trials: int = 125, num_units: int = 24) -> Animal:

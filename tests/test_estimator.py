@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -20,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from foundation.estimator import ContrastiveEmbedding, Head
+from foundation.tensor_file import read_tensors, write_tensors
 
 SMALL: dict[str, Any] = {"max_iterations": 6, "batch_size": 32, "output_dimension": 3, "receptive_field": 4}
 ROOT = Path(__file__).resolve().parents[1]
@@ -312,13 +314,137 @@ def test_an_interrupted_adaptation_leaves_no_session_behind(monkeypatch: pytest.
     def interrupted(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("foundation.estimator.train", interrupted)
-        model.adapt(COUNTS, POSITION)
+        with pytest.raises(KeyboardInterrupt):
+            model.adapt(COUNTS, POSITION)
     assert model.num_sessions_ == 1
     assert len(model.model_.encoder.read_ins) == 1
     assert all(p.requires_grad for p in model.model_.encoder.parameters())
     assert model.adapt(COUNTS, POSITION, max_iterations=2).num_sessions_ == 2
+
+
+def test_labels_of_new_data_are_measured_as_those_of_the_fit() -> None:
+    """An affine change of the labels that the fit saw changes nothing; one of new labels alone does."""
+    counts, position, quadrant = ring(0, 300, 12)
+    half = slice(0, 60)
+    data = ContrastiveEmbedding("clip", **SMALL).fit(counts, position, quadrant)
+    read = data._read(counts[half], (position[half], quadrant[half]), None, reset=False)
+    targets = data._heads(read)._targets[0].numpy()
+    indicators = np.eye(4)[quadrant]
+    expected = np.concatenate([position, indicators], axis=1)
+    np.testing.assert_allclose(targets, ((expected - expected.mean(0)) / expected.std(0))[half], rtol=1e-5, atol=1e-6)
+
+
+def test_score_is_nothing_at_collapse_whatever_the_ties() -> None:
+    counts, position, quadrant = ring(0, 300, 8)
+    heads = [Head("rank", labels=(1,)), Head("clip", labels=(0,)), Head("behavior", labels=(0,)), Head("time")]
+    for similarity in ("cosine", "euclidean"):
+        model = ContrastiveEmbedding(heads, **SMALL, similarity=similarity).fit(counts, position, quadrant * 1.0)
+        with torch.no_grad():
+            for weight in [*model.model_.encoder.trunk.parameters(), *model.model_.label_encoders.parameters()]:
+                weight.zero_()
+            if similarity == "cosine":
+                model.model_.encoder.trunk_biases[-1].fill_(1.0)
+            else:
+                model.model_.encoder.trunk_biases[-1].zero_()
+        assert model.score(counts, position, quadrant * 1.0, num_batches=5) == pytest.approx(0, abs=1e-5)
+
+
+def test_rank_adaptation_lands_among_the_kept_embeddings() -> None:
+    (a, pa, _), (b, pb, _) = ring(0), ring(2, 1000, 40)
+    train, test = slice(0, 700), slice(700, None)
+    model = ContrastiveEmbedding("rank", **TRAINED | {"max_iterations": 80, "batch_size": 96}).fit(a, pa)
+    model.adapt(b[train], pb[train], max_iterations=80)
+    assert decode(model.transform(a), pa, model.transform(b, session=1)[test], pb[test]) > 0.6
+
+
+def test_rank_and_clip_need_no_bins_in_a_row() -> None:
+    for mode in ("rank", "clip"):
+        model = ContrastiveEmbedding(mode, **SMALL).fit(COUNTS, POSITION, trial=np.arange(60))
+        assert np.isfinite(model.loss_).all()
+
+
+def test_balanced_draws_keep_unknown_bins_and_combinations_of_classes_apart() -> None:
+    rng = np.random.default_rng(0)
+    side, kind = rng.choice(2, 400, p=[0.9, 0.1]), rng.choice(2, 400, p=[0.2, 0.8])
+    side[:200] = -1
+    options = SMALL | {"batch_size": 6000, "max_iterations": 0, "balance_classes": True, "allow_missing_labels": True}
+    counts = np.ones((400, 2))
+
+    def drawn(mode: Any, *labels: np.ndarray) -> np.ndarray:
+        model = ContrastiveEmbedding(mode, **options).fit(counts, *labels)
+        heads = model._heads(model._read(counts, labels, None, reset=False))
+        return heads._draw(heads._all, np.random.default_rng(0))
+
+    shares = np.bincount(side[drawn("hybrid", side)] + 1) / 6000
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.03)
+    known = np.abs(side)
+    rows = drawn([Head("discrete", labels=(0,)), Head("discrete", labels=(1,))], known, kind)
+    np.testing.assert_allclose(np.bincount(known[rows] * 2 + kind[rows]) / 6000, 1 / 4, atol=0.03)
+
+
+def test_a_learned_temperature_at_its_floor_may_rise_again() -> None:
+    model = ContrastiveEmbedding("time", **SMALL, learn_temperature=True).fit(COUNTS).model_
+    with torch.no_grad():
+        model.log_scale.fill_(3.0)
+    assert float(model.scale.detach()) == pytest.approx(10)
+    model.bound_temperature()
+    model.zero_grad()
+    model.scale.backward()
+    assert model.log_scale.grad is not None
+    assert model.log_scale.grad.item() == pytest.approx(10)
+    with pytest.raises(ValueError, match=r"temperature is 0.05, expected at least min_temperature"):
+        ContrastiveEmbedding("time", **SMALL, learn_temperature=True, temperature=0.05).fit(COUNTS)
+
+
+def test_labels_and_options_as_other_libraries_hold_them(tmp_path: Path) -> None:
+    words = np.array(["left", "right"])[QUADRANT % 2]
+    expected = ContrastiveEmbedding("discrete", **SMALL).fit(COUNTS, words)
+    for labels in (pd.Series(words, dtype=object), pd.Series(words).astype("category"), words.astype("S"), list(words)):
+        model = ContrastiveEmbedding("discrete", **SMALL).fit(COUNTS, labels)
+        assert np.array_equal(model.loss_, expected.loss_)
+        assert ContrastiveEmbedding.load(model.save(tmp_path / "m")).label_kinds_ == expected.label_kinds_
+    options = SMALL | {"output_dimension": np.int64(3), "learning_rate": np.float32(0.01)}
+    model = ContrastiveEmbedding(Head("time", weight=2), **options).fit(COUNTS)
+    again = ContrastiveEmbedding.load(model.save(tmp_path / "m"), device="cpu")
+    assert np.array_equal(again.transform(COUNTS), model.transform(COUNTS))
+
+
+def test_nothing_is_left_of_an_earlier_fit() -> None:
+    model = ContrastiveEmbedding("time", **SMALL).fit(COUNTS)
+    assert model.fit([COUNTS[:, :3]]).transform(COUNTS[:, :3]).shape == (60, 3)
+    still = [w.detach().clone() for w in model.model_.parameters()]
+    model.set_params(learning_rate=1e-30).partial_fit([COUNTS[:, :3]])
+    assert all(torch.equal(a, b) for a, b in zip(still, model.model_.parameters()))
+    with pytest.raises(ValueError, match="trial: got 0 of them, expected a list with one array for each session"):
+        model.transform([COUNTS[:, :3]], trial=[])
+
+
+TAMPERED: list[tuple[str, Any]] = [
+    ("output_dimension", 10**9),
+    ("num_hidden_units", 10**9),
+    ("receptive_field", 10**9),
+    ("num_units", [10**12]),
+    ("num_units", [4, 4]),
+    ("num_units", "a"),
+    ("mode", [{"mode": "clip", "dimensions": []}]),
+    ("mode", {"__class__": "os.system"}),
+    ("kinds", [{"columns": 10**12, "classes": [], "center": [], "spread": []}]),
+    ("kinds", [{"columns": 3, "classes": [], "center": [0.0] * 3, "spread": [1.0] * 3}]),
+    ("steps", float("inf")),
+    ("options", None),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), TAMPERED, ids=[f"{name}-{str(v)[:20]}" for name, v in TAMPERED])
+def test_a_tampered_header_is_refused_without_memory(name: str, value: Any, tmp_path: Path) -> None:
+    path = ContrastiveEmbedding("clip", **SMALL | {"max_iterations": 1}).fit(COUNTS, POSITION).save(tmp_path / "m")
+    about, tensors = read_tensors(path, "foundation.estimator/1")
+    (about if name in about else about["options"])[name] = value
+    write_tensors(path, "foundation.estimator/1", about, tensors)
+    with pytest.raises(ValueError, match=r"does not hold what ContrastiveEmbedding\.save writes"):
+        ContrastiveEmbedding.load(path)
 
 
 LAUNCHED = """

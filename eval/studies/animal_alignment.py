@@ -65,8 +65,8 @@ class Config:
     bin_size_s: float = 0.02
     receptive_field: int = 10
     output_dimension: int = 8
-    steps: int = 1500
-    adapt_steps: int = 500
+    steps: int = 1000
+    adapt_steps: int = 300
     sessions_per_step: int = 16
     batch_size: int = 64
     learning_rate: float = 1e-3

@@ -62,14 +62,6 @@ def symmetric_info_nce(first: torch.Tensor, second: torch.Tensor, scale: torch.T
     return 0.5 * both - scale * (first * second).sum(dim=1)
 
 
-def goodness_of_fit(loss: float, num_references: int) -> float:
-    """Bits by which an InfoNCE loss (nats) beats embeddings that are all the same: 0 at collapse.
-
-    (log R - L) / log 2, R the number of references that the loss was taken over.
-    """
-    return float((torch.log(torch.tensor(float(num_references), dtype=torch.float64)) - loss) / 0.6931471805599453)
-
-
 def log_partition(anchors: torch.Tensor, references: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The log of sum_j exp(scale x_i.y_j) `(A,)` with exact gradients; no `(A, R)` matrix is ever held."""
     result: torch.Tensor = _LogPartition.apply(anchors, references, scale)
