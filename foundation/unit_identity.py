@@ -6,26 +6,24 @@ every view. What is kept is the state with the lowest loss on held-out time. Los
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from scipy.spatial.distance import cdist
 from torch import nn
 
-from foundation.durable import write_atomic
 from foundation.objectives.neuron_identity import neuron_identity_losses
 from foundation.optim import OptimConfig, rate_factor
 from foundation.strict_yaml import from_dict
+from foundation.tensor_file import read_tensors, write_tensors
 from foundation.unit_encoder import UnitEncoder, UnitEncoderConfig
 from foundation.unit_views import ViewConfig, Views, checked_counts, draw_views
 
 _TRAIN, _VALIDATE = 0, 1
+_FORMAT = "foundation.unit_identity/1"
 
 
 @dataclass
@@ -165,9 +163,8 @@ class UnitIdentity:
 
     def save(self, path: str | Path) -> None:
         """Write weights and config as one safetensors file, whole or not at all."""
-        tensors = {name: tensor.contiguous() for name, tensor in self.encoder.state_dict().items()}
-        document = {"config": asdict(self.config), "history": self.history}
-        write_atomic(Path(path), save(tensors, metadata={"unit_identity": json.dumps(document)}))
+        about = {"config": asdict(self.config), "history": self.history}
+        write_tensors(Path(path), _FORMAT, about, self.encoder.state_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> UnitIdentity:
@@ -176,18 +173,14 @@ class UnitIdentity:
         Raises:
             ValueError: No such file, or of something else.
         """
+        document, tensors = read_tensors(Path(path), _FORMAT)
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = (file.metadata() or {}).get("unit_identity")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path}: not readable ({error}); give a file written by UnitIdentity.save") from None
-        if metadata is None:
-            raise ValueError(f"{path}: safetensors of something else; give a file written by UnitIdentity.save")
-        document = json.loads(metadata)
-        model = cls(from_dict(UnitIdentityConfig, document["config"]))
-        model.encoder.load_state_dict(tensors)
-        model.history = [(int(step), float(train), float(held)) for step, train, held in document["history"]]
+            model = cls(from_dict(UnitIdentityConfig, document["config"]))
+            model.encoder.load_state_dict(tensors)
+            model.history = [(int(step), float(train), float(held)) for step, train, held in document["history"]]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            what = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path}: not what UnitIdentity.save writes ({what}); save it again") from None
         return model
 
     def _train(self, train: list[np.ndarray], looks: list[Views]) -> None:
