@@ -119,7 +119,9 @@ def consistency_matrices(found: Mapping[str, Consistency]) -> Figure:
     """Held-out score of every ordered pair, one panel per comparison; below the name the mean and the permuted mean."""
     columns = min(4, len(found))
     rows = -(-len(found) // columns)
-    fig = _figure(2.7 * columns + 0.8, 3.3 * rows)
+    # Room for a number in every cell.
+    side = max(2.7, 0.4 * max(len(one.names) for one in found.values()))
+    fig = _figure(side * columns + 0.8, (side + 0.6) * rows)
     axes = []
     for k, (name, one) in enumerate(found.items()):
         ax = fig.add_subplot(rows, columns, k + 1)
