@@ -9,7 +9,6 @@ import numpy as np
 from eval.studies.animal_alignment import (
     COMPONENTS,
     OWN,
-    SHUFFLED,
     UNALIGNED,
     Animal,
     Config,
@@ -60,8 +59,7 @@ def test_an_unseen_animal_is_read_by_the_others_decoder() -> None:
     score = summary.balanced_accuracy
     assert score["hybrid"] > 0.85
     assert score["behavior"] > 0.85
-    # One animal's sides may come to lie right by chance, so nothing is asked of the arm with shuffled choices here.
-    assert 0 <= score[SHUFFLED] <= 1
+    # Of one animal the sides may come to lie right by chance, so nothing is asked of the arm with shuffled choices.
     assert score[OWN] > 0.85
     assert score[COMPONENTS] > score[UNALIGNED]
     assert summary.consistency["hybrid"] > 0.5 > summary.consistency_permuted["hybrid"]
