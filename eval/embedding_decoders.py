@@ -14,7 +14,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from sklearn.neighbors import NearestNeighbors
 
-from eval.embedding_controls import pad_ends, pca_embedding, runs, window_sums
+from eval.embedding_controls import runs
 from foundation.linear_decoders import ridge_path, softmax_path
 
 Kind = Literal["continuous", "circular", "discrete"]
@@ -46,6 +46,14 @@ class Split:
         for number, part in enumerate((self.train, self.val, self.test)):
             out[part] = number
         return out
+
+    def apart(self, trial: np.ndarray | None, length: int) -> np.ndarray:
+        """`(T,)` a number that changes with the stretch and with the trial `(T,)`, if given."""
+        stretch = np.full(length, -1)
+        stretch[: len(self.stretch())] = self.stretch()
+        return (
+            stretch if trial is None else np.unique(np.stack([trial, stretch]), axis=1, return_inverse=True)[1].ravel()
+        )
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,34 @@ def decode_knn(
     known = np.concatenate([split.train, split.val])
     final = _neighbor_means(embedding, target, known, split.test, sizes[best : best + 1], distance)[0]
     return Decoded(f"kNN, {distance}", _read(final, label, kind), {"k": float(sizes[best])}, float(losses[best]))
+
+
+def decode_smoothed_knn(
+    rows: np.ndarray,
+    label: np.ndarray,
+    split: Split,
+    kind: Kind,
+    *,
+    trial: np.ndarray | None = None,
+    distance: Distance = "cosine",
+) -> Decoded:
+    """`decode_knn` after a Gaussian in time, its width chosen on validation; it sees more time than its rows do.
+
+    Args:
+        rows: `(T, D)` embeddings or activity.
+        label: `(T,)` or `(T, L)`.
+        split: Rows.
+        kind: Of the label.
+        trial: `(T,)` numbers; the Gaussian crosses neither trials nor stretches of the split.
+        distance: As in `decode_knn`.
+    """
+    apart = split.apart(trial, len(rows))
+    found = []
+    for width in SMOOTHING_BINS:
+        parts = [gaussian_filter1d(rows[a:b].astype(float), width, axis=0) for a, b in runs(apart, len(rows))]
+        one = decode_knn(np.concatenate(parts), label, split, kind, distance=distance)
+        found.append(Decoded("kNN, smoothed", one.prediction, one.choice | {"width": width}, one.validation_loss))
+    return min(found, key=lambda one: one.validation_loss)
 
 
 def decode_ridge(features: np.ndarray, label: np.ndarray, split: Split, kind: Kind) -> Decoded:
@@ -200,69 +236,6 @@ def scores(truth: np.ndarray, prediction: np.ndarray, kind: Kind) -> dict[str, f
         "r2_weighted": float(1 - error.sum() / total.sum()),
         "median_error": float(np.median(np.linalg.norm(truth - prediction, axis=1))),
     }
-
-
-def plain_baselines(
-    activity: np.ndarray,
-    label: np.ndarray,
-    split: Split,
-    kind: Kind,
-    *,
-    receptive_field: int = 10,
-    trial: np.ndarray | None = None,
-    dimensions: tuple[int, ...] = (3, 8),
-) -> dict[str, Decoded]:
-    """What any embedding must beat, with the same rows, window and label. Windows cross neither trials nor stretches.
-
-    Args:
-        activity: `(T, N)` counts.
-        label: `(T,)` or `(T, L)`.
-        split: Rows.
-        kind: Of the label.
-        receptive_field: Bins of the window, as of the encoder that is compared.
-        trial: `(T,)` numbers.
-        dimensions: Of the PCA.
-
-    Returns:
-        By name: `PCA 3-d` ... (principal components of window sums, kNN, Euclidean as in the protocol's table), `kNN on
-        all units` (window sums, cosine), `kNN, smoothed` (Gaussian of a width chosen on validation, cosine; sees more
-        time than the window) and `ridge on lags` (every bin of the window of every unit).
-    """
-    apart = _apart(split, trial, len(activity))
-    sums = window_sums(activity, receptive_field, apart)
-    found = {
-        f"PCA {d}-d": decode_knn(pca_embedding(sums, split.train, d), label, split, kind, distance="euclidean")
-        for d in dimensions
-        if d <= activity.shape[1]
-    }
-    found["kNN on all units"] = decode_knn(sums, label, split, kind)
-    smoothed = []
-    for width in SMOOTHING_BINS:
-        rows = np.concatenate(
-            [gaussian_filter1d(activity[a:b].astype(float), width, axis=0) for a, b in runs(apart, len(activity))]
-        )
-        one = decode_knn(rows, label, split, kind)
-        smoothed.append(Decoded(one.name, one.prediction, one.choice | {"width": width}, one.validation_loss))
-    found["kNN, smoothed"] = min(smoothed, key=lambda one: one.validation_loss)
-    found["ridge on lags"] = decode_ridge(_lags(activity, receptive_field, apart), label, split, kind)
-    return {name: Decoded(name, one.prediction, one.choice, one.validation_loss) for name, one in found.items()}
-
-
-def _apart(split: Split, trial: np.ndarray | None, length: int) -> np.ndarray:
-    """`(T,)` a number that changes with the trial and with the stretch of the split."""
-    stretch = np.full(length, -1)
-    stretch[: len(split.stretch())] = split.stretch()
-    return stretch if trial is None else np.unique(np.stack([trial, stretch]), axis=1, return_inverse=True)[1].ravel()
-
-
-def _lags(activity: np.ndarray, receptive_field: int, trial: np.ndarray) -> np.ndarray:
-    """`(T, r N)`: the counts of every bin of the window, one after the other."""
-    out = np.empty((len(activity), receptive_field, activity.shape[1]))
-    for start, stop in runs(trial, len(activity)):
-        padded = pad_ends(np.asarray(activity[start:stop], dtype=float), receptive_field)
-        for lag in range(receptive_field):
-            out[start:stop, lag] = padded[lag : lag + stop - start]
-    return out.reshape(len(activity), -1)
 
 
 def _neighbor_means(

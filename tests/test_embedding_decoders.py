@@ -16,10 +16,10 @@ from eval.embedding_decoders import (
     decode_knn,
     decode_logistic,
     decode_ridge,
-    plain_baselines,
     scores,
     split_in_time,
 )
+from eval.plain_baselines import plain_baselines
 
 SPLIT = split_in_time(600)
 KNOWN = np.concatenate([SPLIT.train, SPLIT.val])

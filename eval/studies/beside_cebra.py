@@ -20,7 +20,7 @@ import torch
 from eval.embedding_controls import shuffled_labels
 from eval.embedding_decoders import Decoded, scores
 from eval.embedding_figures import bars
-from eval.studies.embedding_tasks import Task, baselines, decode_embedding, read_task, truth_of
+from eval.studies.embedding_tasks import SMOOTHED, Task, baselines, decode_embedding, read_task, truth_of
 from eval.studies.session_transfer import Recorded
 from eval.studies.study import Figure, Findings, Table
 from foundation.estimator import ContrastiveEmbedding
@@ -45,6 +45,7 @@ class Variant:
         learning_rate: Of Adam.
         receptive_field: Bins.
         max_iterations: Steps.
+        output_dimension: D.
     """
 
     temperature: float = 1.0
@@ -52,6 +53,7 @@ class Variant:
     learning_rate: float | None = None
     receptive_field: int | None = None
     max_iterations: int | None = None
+    output_dimension: int | None = None
 
 
 @dataclass
@@ -64,9 +66,9 @@ class Config:
         receptive_field: Bins.
         learning_rate: Of Adam, both sides.
         batch_size: Both sides.
-        seeds: Of the fits; the shuffled control and the variants have the first alone.
-        variants: By name, one change each. The best
-            on validation, seed by seed, is "ours, chosen on validation".
+        seeds: Of the fits; the shuffled control has the first alone.
+        variants: By name. Run with the first seed; the one that validation prefers there, with or without smoothing
+            of the embedding in time, is "ours, chosen on validation" and runs with every seed.
     """
 
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -91,38 +93,57 @@ def run(config: Config) -> Findings:
 
 def compare(tasks: dict[str, tuple[Task, Recorded]], config: Config) -> Findings:
     """All methods on given recordings."""
-    methods: dict[str, Method] = {OURS: _ours, NULL: _shuffled}
-    if importlib.util.find_spec("cebra"):
-        methods[THEIRS] = _cebra
-    each = len(config.seeds) * (len(methods) - 1) + 1 + len(config.variants)
+    each = len(config.seeds) * (2 + _has_cebra()) + 1 + len(config.variants)
     progress = Progress("beside_cebra", 0, len(tasks) * each, shown=True, unit="fit")
-    rows = []
-    for name, (task, read) in tasks.items():
-        truth, split = truth_of(task, read)
-        metric = METRIC[read.kind]
-
-        def row(method: str, seed: int, found: Decoded, cpu_s: float) -> dict[str, object]:
-            score = scores(truth[split.test], found.prediction, read.kind)  # noqa: B023
-            about = {"task": name, "method": method, "seed": seed, "metric": metric, "score": score[metric]}  # noqa: B023
-            error = score.get("median_error", np.nan)
-            return {**about, "median_error": error, "validation_loss": found.validation_loss, "cpu_s": cpu_s}
-
-        for method, found in baselines(task, read).items():
-            rows.append(row(method, -1, found, 0.0))
-        for seed in config.seeds:
-            first = seed == config.seeds[0]
-            fits = {name: (embed, Variant()) for name, embed in methods.items() if first or name != NULL}
-            for variant, options in config.variants.items() if first else ():
-                fits[f"ours, {variant}"] = _ours, options
-            for method, (embed, options) in fits.items():
-                begun = time.process_time()
-                embedding = embed(task, read, config, options, seed)
-                rows.append(row(method, seed, decode_embedding(embedding, task, read), time.process_time() - begun))
-                progress.update()
+    rows = [row for name, (task, read) in tasks.items() for row in _task_rows(name, task, read, config, progress)]
     progress.close()
-    return _findings(_with_choice(pd.DataFrame(rows), config), tasks, config)
+    return _findings(pd.DataFrame(rows), tasks, config)
 
 
+def _has_cebra() -> bool:
+    return importlib.util.find_spec("cebra") is not None
+
+
+def _task_rows(name: str, task: Task, read: Recorded, config: Config, progress: Progress) -> list[Row]:
+    """Scores of one task: plain baselines, both packages, the control, the variants and the one that is chosen."""
+    truth, split = truth_of(task, read)
+    metric = METRIC[read.kind]
+
+    def row(method: str, seed: int, found: Decoded, **more: object) -> Row:
+        score = scores(truth[split.test], found.prediction, read.kind)
+        about = {"task": name, "method": method, "seed": seed, "metric": metric, "score": score[metric]}
+        error = score.get("median_error", np.nan)
+        return {**about, "median_error": error, "validation_loss": found.validation_loss, **more}
+
+    def fit(method: str, embed: Method, seeds: list[int], options: Variant = Variant()) -> list[Row]:  # noqa: B008
+        found = []
+        for seed in seeds:
+            begun = time.process_time()
+            embedding = embed(task, read, config, options, seed)
+            cpu_s = time.process_time() - begun
+            progress.update()
+            for reading, decoded in decode_embedding(embedding, task, read).items():
+                found.append(row(method + reading, seed, decoded, fit=method, reading=reading, cpu_s=cpu_s))
+        return found
+
+    first, *others = config.seeds
+    rows = [row(method, -1, found) for method, found in baselines(task, read).items()]
+    ours = fit(OURS, _ours, config.seeds)
+    for variant, options in config.variants.items():
+        ours += fit(f"ours, {variant}", _ours, [first], options)
+    best = min((one for one in ours if one["seed"] == first), key=lambda one: float(str(one["validation_loss"])))
+    variant = str(best["fit"]).removeprefix("ours, ")
+    if variant in config.variants:
+        ours += fit(f"ours, {variant}", _ours, others, config.variants[variant])
+    rows += ours
+    rows += [
+        {**one, "method": CHOSEN} for one in ours if (one["fit"], one["reading"]) == (best["fit"], best["reading"])
+    ]
+    rows += fit(THEIRS, _cebra, config.seeds) if _has_cebra() else []
+    return rows + fit(NULL, _shuffled, [first])
+
+
+Row = dict[str, object]
 Method = Callable[[Task, Recorded, Config, Variant, int], np.ndarray]
 
 
@@ -182,13 +203,6 @@ def _cebra(task: Task, read: Recorded, config: Config, variant: Variant, seed: i
     return embedding
 
 
-def _with_choice(rows: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """Add, for each task and seed, the variant that validation prefers, our own settings among them."""
-    ours = rows[rows.method.str.startswith("ours,") & (rows.method != NULL)]
-    best = ours.loc[ours.groupby(["task", "seed"]).validation_loss.idxmin()]
-    return pd.concat([rows, best.assign(method=CHOSEN, variant=best.method)], ignore_index=True)
-
-
 def _findings(rows: pd.DataFrame, tasks: dict[str, tuple[Task, Recorded]], config: Config) -> Findings:
     grouped = rows.groupby(["task", "method"], sort=False)
     summary = grouped.agg(
@@ -204,10 +218,11 @@ def _findings(rows: pd.DataFrame, tasks: dict[str, tuple[Task, Recorded]], confi
         best = plain[plain.task == name].sort_values("validation_loss").iloc[0]
         chosen = mine.loc[CHOSEN]
         verdict = "ahead of" if chosen.score > best.score else "behind"
+        which = rows[(rows.task == name) & (rows.method == CHOSEN)].iloc[0]
         text = (
             f"{name} ({mine.loc[OURS].metric}): ours {_number(mine, OURS)}, chosen on validation "
-            f"{_number(mine, CHOSEN)}, {verdict} the plain baseline that validation prefers, {best.method} at "
-            f"{best.score:.3f}."
+            f"({which.fit}{which.reading}) {_number(mine, CHOSEN)}, {verdict} the plain baseline that validation "
+            f"prefers, {best.method} at {best.score:.3f}."
         )
         if THEIRS in mine.index:
             gap = mine.loc[OURS].score - mine.loc[THEIRS].score
@@ -224,12 +239,14 @@ def _findings(rows: pd.DataFrame, tasks: dict[str, tuple[Task, Recorded]], confi
     captions = {
         "scores": f"Mean over {len(config.seeds)} seeds; R2 of continuous labels, balanced accuracy of classes; "
         "encoders fitted on the first 64 % of the time, decoders tuned on the next 16 %, scored on the last 20 %.",
-        "details": "Every task and method: mean and SD over seeds, median error in the label's unit, CPU s of fit, "
-        "transform and decoding.",
+        "details": "Every task and method: mean and SD over seeds, median error in the label's unit, CPU s of fit "
+        "and transform; smoothed: a Gaussian over the embedding in time, its width chosen on validation.",
         "fits": "Every fit.",
     }
     order = [
-        method for method in (THEIRS, OURS, CHOSEN, NULL, *dict.fromkeys(plain.method)) if method in set(rows.method)
+        method
+        for method in (THEIRS, THEIRS + SMOOTHED, OURS, OURS + SMOOTHED, CHOSEN, NULL, *dict.fromkeys(plain.method))
+        if method in set(rows.method)
     ]
     figures = []
     for name in tasks:

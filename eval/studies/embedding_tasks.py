@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from eval.embedding_controls import pca_embedding
-from eval.embedding_decoders import Decoded, Split, decode_knn, decode_logistic, plain_baselines, split_in_time
+from eval.embedding_decoders import Decoded, Split, decode_knn, decode_logistic, decode_smoothed_knn, split_in_time
+from eval.plain_baselines import plain_baselines
 from eval.studies.session_transfer import Recorded, recorded
 from foundation.corpus import Corpus
 from foundation.session_arrays import session_arrays
+
+SMOOTHED = ", smoothed"
 
 
 @dataclass
@@ -67,12 +70,16 @@ def truth_of(task: Task, read: Recorded) -> tuple[np.ndarray, Split]:
     return trial_means(read.label[:, None], read)[:, 0].astype(np.int64), trial_split(read)
 
 
-def decode_embedding(embedding: np.ndarray, task: Task, read: Recorded) -> Decoded:
-    """Decode `(T, D)`: nearest neighbors of bins, or a logistic regression on means over trials."""
-    if not task.by_trial:
-        return decode_knn(embedding, read.label, read.split, read.kind)
-    label, split = truth_of(task, read)
-    return decode_logistic(trial_means(embedding, read), label, split)
+def decode_embedding(embedding: np.ndarray, task: Task, read: Recorded) -> dict[str, Decoded]:
+    """Decode `(T, D)`: neighbors of bins as they are ("") and ", smoothed"; or logistic regression on trials ("")."""
+    if task.by_trial:
+        label, split = truth_of(task, read)
+        return {"": decode_logistic(trial_means(embedding, read), label, split)}
+    about = (read.label, read.split, read.kind)
+    return {
+        "": decode_knn(embedding, *about),
+        SMOOTHED: decode_smoothed_knn(embedding, *about, trial=read.stretch),
+    }
 
 
 def baselines(task: Task, read: Recorded) -> dict[str, Decoded]:

@@ -14,7 +14,8 @@ import pandas as pd
 import scipy.stats
 
 from eval.consistency import Consistency, Method, between_runs, between_sessions
-from eval.embedding_decoders import Decoded, decode_knn, plain_baselines, scores
+from eval.embedding_decoders import Decoded, decode_knn, scores
+from eval.plain_baselines import plain_baselines
 from eval.studies.hippocampus_arms import (
     BOTH,
     SHUFFLED_LABELS,

@@ -14,7 +14,8 @@ import numpy as np
 
 from eval.consistency import label_bins, linear_map, procrustes_map
 from eval.embedding_controls import pca_embedding, shuffled_labels, window_sums
-from eval.embedding_decoders import Decoded, Distance, Kind, Split, decode_knn, plain_baselines, split_in_time
+from eval.embedding_decoders import Decoded, Distance, Kind, Split, decode_knn, split_in_time
+from eval.plain_baselines import plain_baselines
 from foundation.estimator import ContrastiveEmbedding
 from foundation.session_arrays import SessionArrays
 
