@@ -23,18 +23,16 @@ from foundation.activity_windows import ActivityWindows
 from foundation.contrastive_fit import Losses, train
 from foundation.contrastive_heads import Head, Heads, Pairing
 from foundation.contrastive_model import ContrastiveModel, embed_rows, unit_parts
+from foundation.embedding_bank import EmbeddingBank
+from foundation.estimator_options import check_options
 from foundation.label_arrays import LabelKind, head_labels, resolve_heads
-from foundation.objectives.info_nce import SIMILARITIES
 from foundation.offset_encoder import OffsetEncoder
-from foundation.pair_sampling import QUERIES
 from foundation.session_data import SessionData, is_sessions, read_activity, read_sessions
 from foundation.tensor_file import read_tensors, write_tensors
 
 __all__ = ["ContrastiveEmbedding", "Head"]
 
 _FORMAT = "foundation.estimator/1"
-# Rows of the training sessions that are kept, embedded, for a new session to be aligned with.
-_BANK_ROWS = 10_000
 
 
 class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -146,13 +144,16 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         Raises:
             ValueError: Unknown option, or data that do not fit each other; the message says what to do.
         """
-        for name in ("model_", "_optimizer", "n_features_in_", "feature_names_in_"):
-            self.__dict__.pop(name, None)
-        return self.partial_fit(X, y, *more_labels, trial=trial)
+        self._forget()
+        try:
+            return self.partial_fit(X, y, *more_labels, trial=trial)
+        except BaseException:
+            self._forget()  # half a fit is none
+            raise
 
     def partial_fit(self, X: Any, y: Any = None, *more_labels: Any, trial: Any = None) -> Self:
         """Train for another `max_iterations` steps, on the same sessions or on other data of theirs."""
-        self._check_options()
+        check_options(self.get_params(deep=False))
         fresh = not hasattr(self, "model_")
         data = self._read(X, (y, *more_labels), trial, reset=fresh)
         if fresh:
@@ -186,7 +187,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         steps = range(self.n_iter_, self.n_iter_ + self.max_iterations)
         self.loss_ = self._train(losses, self._optimizer, steps, purpose=1)
         self.n_iter_ += self.max_iterations
-        self._keep_bank(data, windows)
+        self._bank = EmbeddingBank.keep(self.model_, windows, data.labels, self._rng(4, 0))
         return self
 
     def fit_transform(self, X: Any, y: Any = None, *more_labels: Any, trial: Any = None) -> Any:
@@ -293,29 +294,16 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         session = self.num_sessions_
         data = self._read(X, (y, *more_labels), trial, reset=False, sessions=[None])
         generator = torch.Generator().manual_seed(self.seed_ + 1 + session)
-        # The bank stands beside the new session as one whose embeddings are given.
-        bank = len(self._bank_rows)
-        both = SessionData(
-            data.activity,
-            [data.trial[0], np.arange(bank)],
-            [[new[0], kept] for new, kept in zip(data.labels, self._bank_labels)],
-            data.kinds,
-        )
-        heads = self._heads(both)
+        heads = self._heads(self._bank.beside(data))
         windows = ActivityWindows(data.activity, data.trial, self.receptive_field, self.device)
-        length = len(data.trial[0])
-        kept = self._bank_rows.to(self.device)
         self.model_.encoder.add_session(data.activity[0].shape[1], generator)
         frozen = {p: p.requires_grad for p in self.model_.parameters()}
         own = [self.model_.encoder.read_ins[session], self.model_.encoder.biases[session]]
 
-        def embed(rows: np.ndarray) -> torch.Tensor:
-            new = np.flatnonzero(rows < length)
-            given = np.flatnonzero(rows >= length)
-            embedded = embed_rows(self.model_, windows, rows[new], [session])
-            order = np.argsort(np.concatenate([new, given]), kind="stable")
-            known = kept[torch.from_numpy(rows[given] - length).to(kept.device)]
-            return torch.cat([embedded, known])[torch.from_numpy(order).to(kept.device)]
+        def embed_new(rows: np.ndarray) -> torch.Tensor:
+            return embed_rows(self.model_, windows, rows, [session])
+
+        embed = self._bank.embedding(embed_new, len(data.trial[0]), self.device)
 
         def losses(rng: np.random.Generator, ranks: tuple[int, int]) -> torch.Tensor:
             return heads.losses(embed, self.model_, rng, np.array([0]), np.array([1]), np.array([0, 1]), ranks)
@@ -350,8 +338,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             "steps": self.n_iter_,
         }
         tensors = {f"model.{name}": value for name, value in self.model_.state_dict().items()}
-        tensors |= {f"bank.labels.{n}": torch.from_numpy(kept) for n, kept in enumerate(self._bank_labels)}
-        tensors |= {"bank.rows": self._bank_rows, "loss": torch.from_numpy(self.loss_)}
+        tensors |= {**self._bank.tensors(), "loss": torch.from_numpy(self.loss_)}
         return write_tensors(Path(path), _FORMAT, about, tensors)
 
     @classmethod
@@ -371,7 +358,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             if not isinstance(options["mode"], str):
                 options["mode"] = [_head(**head) for head in options["mode"]]
             self = cls(**options | ({} if device is None else {"device": device}))
-            self._check_options()
+            check_options(self.get_params(deep=False))
             # Shapes first, without memory: a damaged header may ask for any size. A trunk has rf / 2 layers or fewer.
             if self.receptive_field > 2 * len(tensors) + 2:
                 raise ValueError(f"receptive_field {self.receptive_field} is more than the layers in the file")
@@ -381,14 +368,8 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 self._build(about["num_units"])
             weights = {name[6:]: value.float() for name, value in tensors.items() if name.startswith("model.")}
             self.model_.load_state_dict(weights, assign=True)
-            self._bank_rows, self.loss_ = tensors["bank.rows"], tensors["loss"].numpy()
-            self._bank_labels = [tensors[f"bank.labels.{n}"].numpy() for n in range(len(self.label_kinds_))]
-            rows = len(self._bank_rows)
-            if self._bank_rows.shape != (rows, self.output_dimension) or any(
-                kept.shape != ((rows, kind.columns) if kind.columns else (rows,))
-                for kept, kind in zip(self._bank_labels, self.label_kinds_)
-            ):
-                raise ValueError("kept embeddings and labels that do not fit each other")
+            self._bank = EmbeddingBank.from_tensors(tensors, self.label_kinds_, self.output_dimension)
+            self.loss_ = tensors["loss"].numpy()
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{path}: does not hold what ContrastiveEmbedding.save writes ({' '.join(str(error).split())[:200]}); "
@@ -413,6 +394,10 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # float32 whatever goes in
         return tags
+
+    def _forget(self) -> None:
+        for name in ("model_", "_optimizer", "n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(name, None)
 
     def _start(self, data: SessionData) -> None:
         given = self.random_state
@@ -460,15 +445,6 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def _train(self, losses: Losses, optimizer: torch.optim.Optimizer, steps: range, purpose: int) -> np.ndarray:
         weights = torch.tensor([head.weight for head in self.heads_], dtype=torch.float32, device=self.device)
         return train(losses, optimizer, weights, steps, lambda step: self._rng(purpose, step), self.verbose)
-
-    def _keep_bank(self, data: SessionData, windows: ActivityWindows) -> None:
-        total = int(windows.first[-1])
-        rng = self._rng(4, 0)
-        rows = np.sort(rng.choice(total, min(total, _BANK_ROWS), replace=False))
-        with torch.no_grad():
-            parts = [embed_rows(self.model_, windows, part) for part in np.array_split(rows, max(1, len(rows) // 2048))]
-        self._bank_rows = torch.cat(parts).cpu()
-        self._bank_labels = [np.concatenate(sessions)[rows] for sessions in data.labels]
 
     def _heads(self, data: SessionData) -> Heads:
         pairing = Pairing(
@@ -525,38 +501,6 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             raise ValueError(
                 f"X has {activity.shape[1]} units, expected {self.num_units_[session]} as session {session} of the fit"
             )
-
-    def _check_options(self) -> None:
-        for name, low in (
-            ("output_dimension", 1),
-            ("receptive_field", 1),
-            ("num_hidden_units", 2),
-            ("max_iterations", 0),
-            ("batch_size", 1),
-            ("time_offset", 1),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < low:
-                raise ValueError(f"{name} is {value!r}, expected an integer of at least {low}")
-        for name in ("learning_rate", "temperature", "min_temperature", "delta"):
-            value = getattr(self, name)
-            if not isinstance(value, float | int | np.floating | np.integer) or not 0 < value < np.inf:
-                raise ValueError(f"{name} is {value!r}, expected a positive number")
-        for name, choices in (
-            ("similarity", SIMILARITIES),
-            ("query", QUERIES),
-            ("negatives", ("all", "session")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
-        if self.learn_temperature and self.temperature < self.min_temperature:
-            raise ValueError(
-                f"temperature is {self.temperature}, expected at least min_temperature ({self.min_temperature}) where "
-                "it is learned: a start below would stay there"
-            )
-        some = self.sessions_per_step
-        if some is not None and (not isinstance(some, int | np.integer) or some < 1):
-            raise ValueError(f"sessions_per_step is {some!r}, expected an integer of at least 1, or None for all")
 
 
 def _head(mode: str, labels: list[int] | None, dimensions: list[int] | None, weight: float) -> Head:

@@ -68,6 +68,7 @@ LAYERS = [
     ["foundation.contrastive_heads", "foundation.contrastive_fit"],
     ["foundation.label_arrays"],
     ["foundation.session_data"],
+    ["foundation.embedding_bank", "foundation.estimator_options"],
     ["foundation.estimator"],
     ["eval"],
     ["foundation.arguments"],

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -173,7 +174,9 @@ def test_pipeline_and_grid_search() -> None:
     grid = {"contrastiveembedding__output_dimension": [1, 3]}
     search = GridSearchCV(pipeline, grid, cv=KFold(2)).fit(counts, position)
     assert search.best_params_ == {"contrastiveembedding__output_dimension": 3}
-    by_bits = GridSearchCV(ContrastiveEmbedding("behavior", **SMALL), {"learning_rate": [1e-9, 1e-2]}, cv=KFold(2))
+    by_bits = GridSearchCV(
+        ContrastiveEmbedding("behavior", **SMALL), {"learning_rate": [1e-9, 1e-2]}, cv=KFold(2), n_jobs=2
+    )
     assert by_bits.fit(counts, position).best_params_ == {"learning_rate": 1e-2}
 
 
@@ -322,6 +325,15 @@ def test_an_interrupted_adaptation_leaves_no_session_behind(monkeypatch: pytest.
     assert len(model.model_.encoder.read_ins) == 1
     assert all(p.requires_grad for p in model.model_.encoder.parameters())
     assert model.adapt(COUNTS, POSITION, max_iterations=2).num_sessions_ == 2
+
+
+def test_a_fit_that_fails_is_no_fit() -> None:
+    model = ContrastiveEmbedding("behavior", **SMALL).fit(COUNTS, POSITION)
+    model.set_params(learning_rate=1e30, max_iterations=20)
+    with pytest.raises(ValueError, match="the loss is not finite from step"):
+        model.fit(COUNTS, POSITION)
+    with pytest.raises(NotFittedError):
+        model.transform(COUNTS)
 
 
 def test_labels_of_new_data_are_measured_as_those_of_the_fit() -> None:

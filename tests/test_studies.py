@@ -172,10 +172,15 @@ def test_folders_of_other_things_are_refused_before_the_work(config: Path, tmp_p
         ([Table("a", "", pd.DataFrame({"a": [1]}, index=["row"]))], "reset_index"),
     ],
 )
-def test_tables_that_cannot_be_written_are_refused(tables: list[Table], message: str, tmp_path: Path) -> None:
+def test_tables_that_cannot_be_written_are_refused(tables: list[Table], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        write_findings(Findings("t", "q", tables), tmp_path / "out", {})
-    assert not (tmp_path / "out").exists()
+        Findings("t", "q", tables)
+
+
+def test_a_figure_is_not_named_as_a_table() -> None:
+    table = Table("a", "", pd.DataFrame({"a": [1]}))
+    with pytest.raises(ValueError, match="'a' names 2 tables and figures"):
+        Findings("t", "q", [table], [Figure("a", "", Drawing())])
 
 
 def test_inputs_are_hashed_and_a_corpus_by_its_manifest(synthetic_corpus: Corpus, tmp_path: Path) -> None:

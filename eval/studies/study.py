@@ -78,6 +78,20 @@ class Findings:
     figures: list[Figure] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Refuse what could not be written, before hours of work are lost on it."""
+        names = [*(t.name for t in self.tables), *(f.name for f in self.figures)]
+        for name in names:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", name):
+                raise ValueError(
+                    f"table or figure {name!r}: expected a name of lower-case letters, digits and underscores"
+                )
+            if names.count(name) > 1:
+                raise ValueError(f"{name!r} names {names.count(name)} tables and figures; expected different names")
+        for table in self.tables:
+            if table.frame.index.name is not None or not pd.api.types.is_integer_dtype(table.frame.index):
+                raise ValueError(f"table {table.name!r}: its index would be lost; call reset_index() on the frame")
+
 
 def load_study(path: str | Path, overrides: list[str] | None = None) -> tuple[str, Any, Any]:
     """Name, module and `Config` of the study that a YAML file describes.
@@ -219,15 +233,7 @@ def _listed(out: Path) -> set[str]:
 
 def _files(findings: Findings) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    names = [*(t.name for t in findings.tables), *(f.name for f in findings.figures)]
-    for name in names:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", name):
-            raise ValueError(f"table or figure {name!r}: expected a name of lower-case letters, digits and underscores")
-        if names.count(name) > 1:
-            raise ValueError(f"{name!r} names {names.count(name)} tables and figures; expected different names")
     for table in findings.tables:
-        if table.frame.index.name is not None or not pd.api.types.is_integer_dtype(table.frame.index):
-            raise ValueError(f"table {table.name!r}: its index would be lost; call reset_index() on the frame")
         files[f"{table.name}.csv"] = table.frame.to_csv(index=False).encode()
     for drawn in findings.figures:
         buffer = io.BytesIO()

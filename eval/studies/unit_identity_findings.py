@@ -90,7 +90,7 @@ def write_up(
         "animal means, two-level 95 % interval. Dashed: chance."
     )
     figures.append(
-        Figure("recognition", caption, bars(recognition, {"recognized": "Recognized"}, {"recognized": "chance"}))
+        Figure("recognized", caption, bars(recognition, {"recognized": "Recognized"}, {"recognized": "chance"}))
     )
     return Findings(
         title="Unit identity on real recordings",
