@@ -65,7 +65,13 @@ class ContrastiveModel(nn.Module):
 
 
 def embed_rows(
-    model: ContrastiveModel, windows: ActivityWindows, rows: np.ndarray, read_ins: Sequence[int] | None = None
+    model: ContrastiveModel,
+    windows: ActivityWindows,
+    rows: np.ndarray,
+    read_ins: Sequence[int] | None = None,
+    *,
+    unit_dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
 ) -> torch.Tensor:
     """Embeddings `(M, D)` of rows of any sessions, not yet of unit length; the trunk runs once for all.
 
@@ -74,6 +80,8 @@ def embed_rows(
         windows: The sessions.
         rows: `(M,)`.
         read_ins: Read-in of each session of `windows`, where that is not its number.
+        unit_dropout: Share of units that are silenced in each window, drawn for each; the others are scaled up.
+        rng: Of the units that are silenced.
     """
     session = np.searchsorted(windows.first, rows, side="right") - 1
     order = np.argsort(session, kind="stable")
@@ -81,6 +89,9 @@ def embed_rows(
     for part in np.split(order, np.flatnonzero(np.diff(session[order])) + 1):
         s = int(session[part[0]])
         window = windows.window(s, rows[part] - windows.first[s])
+        if unit_dropout and rng is not None:
+            kept = rng.random(window.shape[1:], dtype=np.float32) >= unit_dropout
+            window = window * (torch.from_numpy(kept).to(window.device) / (1 - unit_dropout))
         states.append(model.encoder.read_in(window, s if read_ins is None else read_ins[s]))
     back = np.empty(len(rows), np.int64)
     back[order] = np.arange(len(rows))

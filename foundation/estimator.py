@@ -56,6 +56,8 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             time seen elsewhere), "delta" (plus noise), "nearest" (the nearest other bin).
         delta: Standard deviation of that noise, in the labels' unit.
         negatives: "all" sessions' references, or those of the anchor's own "session".
+        unit_dropout: Share of units silenced at random in each window of a step, against learning the labels of the
+            training bins by heart.
         balance_classes: Draw anchors and references with every class equally often.
         allow_missing_labels: Bins with NaN labels, or integer labels below 0, are used without their label.
         sessions_per_step: Random sessions in each step; None for all.
@@ -102,6 +104,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         query: str = "time_delta",
         delta: float = 0.1,
         negatives: str = "all",
+        unit_dropout: float = 0.0,
         balance_classes: bool = False,
         allow_missing_labels: bool = False,
         sessions_per_step: int | None = None,
@@ -124,6 +127,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self.query = query
         self.delta = delta
         self.negatives = negatives
+        self.unit_dropout = unit_dropout
         self.balance_classes = balance_classes
         self.allow_missing_labels = allow_missing_labels
         self.sessions_per_step = sessions_per_step
@@ -174,7 +178,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 chosen = np.sort(rng.choice(everyone, self.sessions_per_step, replace=False))
 
             def embed(rows: np.ndarray) -> torch.Tensor:
-                return embed_rows(self.model_, windows, rows)
+                return embed_rows(self.model_, windows, rows, unit_dropout=self.unit_dropout, rng=rng)
 
             return heads.losses(embed, self.model_, rng, chosen, chosen, chosen, ranks)
 
@@ -300,12 +304,11 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         frozen = {p: p.requires_grad for p in self.model_.parameters()}
         own = [self.model_.encoder.read_ins[session], self.model_.encoder.biases[session]]
 
-        def embed_new(rows: np.ndarray) -> torch.Tensor:
-            return embed_rows(self.model_, windows, rows, [session])
-
-        embed = self._bank.embedding(embed_new, len(data.trial[0]), self.device)
-
         def losses(rng: np.random.Generator, ranks: tuple[int, int]) -> torch.Tensor:
+            def embed_new(rows: np.ndarray) -> torch.Tensor:
+                return embed_rows(self.model_, windows, rows, [session], unit_dropout=self.unit_dropout, rng=rng)
+
+            embed = self._bank.embedding(embed_new, len(data.trial[0]), self.device)
             return heads.losses(embed, self.model_, rng, np.array([0]), np.array([1]), np.array([0, 1]), ranks)
 
         try:

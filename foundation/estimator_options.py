@@ -35,6 +35,9 @@ def check_options(options: Mapping[str, Any]) -> None:
         value = options[name]
         if not isinstance(value, float | int | np.floating | np.integer) or not 0 < value < np.inf:
             raise ValueError(f"{name} is {value!r}, expected a positive number")
+    dropout = options["unit_dropout"]
+    if not isinstance(dropout, float | int | np.floating | np.integer) or not 0 <= dropout < 1:
+        raise ValueError(f"unit_dropout is {dropout!r}, expected a share of units, at least 0 and below 1")
     for name, choices in (
         ("similarity", SIMILARITIES),
         ("query", QUERIES),

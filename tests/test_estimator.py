@@ -275,6 +275,7 @@ BAD: list[tuple[str, dict[str, Any], Any, list[Any], dict[str, Any]]] = [
     ("negatives is 'global', expected one of", {"negatives": "global"}, COUNTS, [], {}),
     ("batch_size is 0, expected an integer of at least 1", {"batch_size": 0}, COUNTS, [], {}),
     ("temperature is -1, expected a positive number", {"temperature": -1}, COUNTS, [], {}),
+    ("unit_dropout is 1, expected a share of units", {"unit_dropout": 1}, COUNTS, [], {}),
     ("receptive_field is 2, expected 1, 3, 4", {"receptive_field": 2}, COUNTS, [], {}),
     ("asks for label 1, but 1 were given", {"mode": [Head("behavior", labels=(1,))]}, COUNTS, [POSITION], {}),
     ("acts on dimensions 0 to 9, expected some of 0 to 3", {"mode": [Head("time", dimensions=(0, 9))]}, COUNTS, [], {}),
@@ -334,6 +335,47 @@ def test_a_fit_that_fails_is_no_fit() -> None:
         model.fit(COUNTS, POSITION)
     with pytest.raises(NotFittedError):
         model.transform(COUNTS)
+
+
+def test_silenced_units_are_silent_in_the_whole_window_and_the_others_louder() -> None:
+    from foundation.activity_windows import ActivityWindows
+    from foundation.contrastive_model import embed_rows
+
+    counts = [ring(0, 40, 6)[0], ring(1, 50, 9)[0]]
+    trials = [np.zeros(len(c), np.int64) for c in counts]
+    model = ContrastiveEmbedding("time", **SMALL).fit(counts, trial=trials)
+    windows = ActivityWindows(counts, trials, SMALL["receptive_field"])
+    rows = np.array([55, 3, 80, 20])
+    with torch.no_grad():
+        found = embed_rows(model.model_, windows, rows, unit_dropout=0.25, rng=np.random.default_rng(5))
+        rng = np.random.default_rng(5)
+        for session, places in ((0, [1, 3]), (1, [0, 2])):
+            bins = rows[places] - windows.first[session]
+            kept = rng.random((2, counts[session].shape[1]), dtype=np.float32) >= 0.25
+            assert 0 < kept.sum() < kept.size
+            for place, bin_, keep in zip(places, bins, kept):
+                window = windows.window(session, np.array([bin_])).clone()
+                window[:, 0, ~keep] = 0
+                expected = model.model_.encoder(window / 0.75, session)[0, 0]
+                torch.testing.assert_close(found[place], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_silenced_units_keep_labels_from_being_learned_by_heart() -> None:
+    counts, position, _ = ring(0, 800, 40)
+    noise = np.random.default_rng(0).permutation(position)
+    settings = SMALL | {"max_iterations": 150, "learning_rate": 1e-2, "batch_size": 128}
+
+    def learned(dropout: float) -> tuple[ContrastiveEmbedding, float]:
+        model = ContrastiveEmbedding("behavior", unit_dropout=dropout, query="nearest", **settings).fit(counts, noise)
+        return model, model.score(counts, noise)
+
+    plain, by_heart = learned(0.0)
+    dropped, less = learned(0.5)
+    assert by_heart > 0.05
+    assert less < by_heart / 2
+    again, _ = learned(0.5)
+    assert (dropped.transform(counts) == again.transform(counts)).all()
+    assert not (dropped.transform(counts) == plain.transform(counts)).all()
 
 
 def test_labels_of_new_data_are_measured_as_those_of_the_fit() -> None:

@@ -46,6 +46,7 @@ class Variant:
         receptive_field: Bins.
         max_iterations: Steps.
         output_dimension: D.
+        unit_dropout: Share of units silenced in each window of a step.
     """
 
     temperature: float = 1.0
@@ -54,6 +55,7 @@ class Variant:
     receptive_field: int | None = None
     max_iterations: int | None = None
     output_dimension: int | None = None
+    unit_dropout: float = 0.0
 
 
 @dataclass
