@@ -287,7 +287,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             *more_labels: Further labels.
             trial: As in `fit`.
             max_iterations: Steps.
-            learning_rate: Default: 10 times that of the fit, as only the first layer moves.
+            learning_rate: Default: 3 times that of the fit, as only the first layer moves.
 
         Returns:
             Itself; the session's number is `num_sessions_ - 1`.
@@ -314,7 +314,7 @@ class ContrastiveEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         try:
             for parameter in frozen:
                 parameter.requires_grad_(any(parameter is p for p in own))
-            optimizer = torch.optim.Adam(own, lr=learning_rate or 10 * self.learning_rate)
+            optimizer = torch.optim.Adam(own, lr=learning_rate or 3 * self.learning_rate)
             self.adapt_loss_ = self._train(losses, optimizer, range(max_iterations), purpose=3 + session)
         except BaseException:
             self.model_.encoder.drop_last_session()

@@ -105,6 +105,8 @@ def resolve_heads(mode: str | Head | Sequence[Head], kinds: Sequence[LabelKind])
             raise ValueError(
                 f"mode {head.mode!r} of a Head, expected one of {', '.join(dict.fromkeys(PAIRED + LABELED))}"
             )
+        if not 0 < head.weight < np.inf:
+            raise ValueError(f"{head} has weight {head.weight}, expected a positive number")
         used = range(len(kinds)) if head.labels is None else head.labels
         if any(not 0 <= n < len(kinds) for n in used):
             raise ValueError(

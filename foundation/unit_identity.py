@@ -175,8 +175,15 @@ class UnitIdentity:
         """
         document, tensors = read_tensors(Path(path), _FORMAT)
         try:
-            model = cls(from_dict(UnitIdentityConfig, document["config"]))
-            model.encoder.load_state_dict(tensors)
+            config = from_dict(UnitIdentityConfig, document["config"])
+            # Shapes first, without memory: a damaged header may ask for any size.
+            if config.encoder.temporal_blocks + 2 * config.encoder.joint_blocks > len(tensors):
+                raise ValueError("more blocks than there are tensors in the file")
+            model = cls.__new__(cls)
+            model.config = config
+            with torch.device("meta"):
+                model.encoder = UnitEncoder(config.encoder).eval()
+            model.encoder.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
             model.history = [(int(step), float(train), float(held)) for step, train, held in document["history"]]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             what = " ".join(str(error).split())[:200]

@@ -8,7 +8,8 @@ import scipy.spatial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.consistency import between_runs, between_sessions, label_bins, map_score, procrustes_map
+from eval.alignment_maps import map_score, procrustes_map
+from eval.consistency import between_runs, between_sessions, label_bins
 
 
 def rotation(rng: np.random.Generator, width: int) -> np.ndarray:

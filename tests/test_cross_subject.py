@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.consistency import linear_map, procrustes_map
+from eval.alignment_maps import linear_map, procrustes_map
 from eval.embedding_decoders import scores
 from eval.studies.cross_subject import OURS, SHUFFLED, Config, transfer
 from eval.studies.session_transfer import (

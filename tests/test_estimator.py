@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
@@ -278,6 +279,7 @@ BAD: list[tuple[str, dict[str, Any], Any, list[Any], dict[str, Any]]] = [
     ("unit_dropout is 1, expected a share of units", {"unit_dropout": 1}, COUNTS, [], {}),
     ("receptive_field is 2, expected 1, 3, 4", {"receptive_field": 2}, COUNTS, [], {}),
     ("asks for label 1, but 1 were given", {"mode": [Head("behavior", labels=(1,))]}, COUNTS, [POSITION], {}),
+    ("has weight nan, expected a positive number", {"mode": [Head("time", weight=math.nan)]}, COUNTS, [], {}),
     ("acts on dimensions 0 to 9, expected some of 0 to 3", {"mode": [Head("time", dimensions=(0, 9))]}, COUNTS, [], {}),
     ("session 0 has no bin that mode 'time' can start from", {"time_offset": 60}, COUNTS, [], {}),
     ("not finite from step", {"temperature": 1e-300, "similarity": "euclidean"}, COUNTS * 1e15, [], {}),
@@ -450,6 +452,14 @@ def test_a_learned_temperature_at_its_floor_may_rise_again() -> None:
     assert model.log_scale.grad.item() == pytest.approx(10)
     with pytest.raises(ValueError, match=r"temperature is 0.05, expected at least min_temperature"):
         ContrastiveEmbedding("time", **SMALL, learn_temperature=True, temperature=0.05).fit(COUNTS)
+
+
+def test_the_temperature_is_told_and_moves_only_where_it_is_learned() -> None:
+    options = SMALL | {"max_iterations": 30, "learning_rate": 1e-2, "temperature": 0.5}
+    fixed = ContrastiveEmbedding("behavior", **options).fit(COUNTS, POSITION)
+    learned = ContrastiveEmbedding("behavior", **options, learn_temperature=True).fit(COUNTS, POSITION)
+    assert fixed.temperature_ == pytest.approx(0.5)
+    assert 0.1 <= learned.temperature_ != pytest.approx(0.5, abs=1e-3)
 
 
 def test_labels_and_options_as_other_libraries_hold_them(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from foundation.corpus import Corpus
 from foundation.optim import OptimConfig
 from foundation.recording import Recording
 from foundation.splits import stretches
+from foundation.tensor_file import read_tensors, write_tensors
 from foundation.unit_encoder import UnitEncoderConfig
 from foundation.unit_identity import UnitIdentity, UnitIdentityConfig, recognized
 from foundation.unit_views import ViewConfig, draw_views, recorded_counts
@@ -172,6 +173,17 @@ def test_saved_and_loaded_models_are_the_same(tmp_path: Path) -> None:
     for name in ("other", "junk", "absent"):
         with pytest.raises(ValueError, match=r"foundation\.unit_identity/1"):
             UnitIdentity.load(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize(("name", "value"), [("width", 2**40), ("joint_blocks", 10**12), ("identity_dimension", 5)])
+def test_a_tampered_header_is_refused_without_memory(name: str, value: int, tmp_path: Path) -> None:
+    path = tmp_path / "units.safetensors"
+    UnitIdentity(config()).save(path)
+    document, tensors = read_tensors(path, "foundation.unit_identity/1")
+    document["config"]["encoder"][name] = value
+    write_tensors(path, "foundation.unit_identity/1", document, tensors)
+    with pytest.raises(ValueError, match=r"not what UnitIdentity\.save writes"):
+        UnitIdentity.load(path)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from eval.consistency import Consistency, between_sessions, procrustes_map
+from eval.alignment_maps import procrustes_map
+from eval.consistency import Consistency, between_sessions
 from eval.embedding_controls import pca_embedding, window_sums
 from eval.embedding_decoders import Split, decode_logistic, scores
 from eval.embedding_figures import bars, consistency_matrices
@@ -55,7 +56,8 @@ class Config:
         adapt_steps: Of each held-out session's read-in.
         sessions_per_step: Of the trunk's training.
         batch_size: Anchors per session and step.
-        learning_rate: Of the trunk's training.
+        learning_rate: Of the trunk's training; three times that for read-ins.
+        unit_dropout: Share of units silenced in each window of a step.
         seeds: Of the fits.
     """
 
@@ -70,6 +72,7 @@ class Config:
     sessions_per_step: int = 16
     batch_size: int = 64
     learning_rate: float = 1e-3
+    unit_dropout: float = 0.0
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
 
@@ -163,6 +166,7 @@ def contrastive_embeddings(
         batch_size=config.batch_size,
         sessions_per_step=config.sessions_per_step,
         learning_rate=config.learning_rate,
+        unit_dropout=config.unit_dropout,
         random_state=seed,
     )
     rng = np.random.default_rng([seed, 5])

@@ -55,6 +55,8 @@ class Config:
         steps: Of a fit from new weights.
         adapt_steps: Of adapting a session.
         learning_rate: Of fits from new weights.
+        unit_dropout: Share of units silenced in each window of a step; with the steps chosen on validation rows of the
+            first session.
         seeds: Each draws the start of every fit.
         budgets_s: How much of a new session's training stretch is used, in seconds of labeled bins; 0 is all.
     """
@@ -68,8 +70,9 @@ class Config:
     receptive_field: int = 10
     output_dimension: int = 8
     steps: int = 1000
-    adapt_steps: int = 500
+    adapt_steps: int = 300
     learning_rate: float = 1e-3
+    unit_dropout: float = 0.3
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     budgets_s: list[float] = field(default_factory=lambda: [30.0, 0.0])
 

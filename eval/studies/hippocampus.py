@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from eval.consistency import Consistency, Method, between_runs, between_sessions
+from eval.alignment_maps import Method
+from eval.consistency import Consistency, between_runs, between_sessions
 from eval.embedding_decoders import Decoded, decode_knn, scores
 from eval.plain_baselines import plain_baselines
 from eval.studies.hippocampus_arms import (
@@ -64,6 +65,7 @@ class Config:
         steps: Of every fit.
         batch_size: Of every fit.
         learning_rate: Of every fit.
+        unit_dropout: Share of units silenced in each window of a step; chosen on buddy's validation stretch.
         time_offset: Bins between positives in time, and of label differences.
         temperature: Of the similarity.
         plain: Plain embeddings, some of PCA, UMAP and t-SNE.
@@ -82,9 +84,10 @@ class Config:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     output_dimension: int = 3
     receptive_field: int = 10
-    steps: int = 2000
+    steps: int = 1000
     batch_size: int = 512
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
+    unit_dropout: float = 0.5
     time_offset: int = 10
     temperature: float = 1.0
     plain: list[str] = field(default_factory=lambda: ["PCA"])
@@ -125,6 +128,7 @@ def study(session: SessionArrays, config: Config) -> Findings:
         "max_iterations": config.steps,
         "batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
+        "unit_dropout": config.unit_dropout,
         "time_offset": config.time_offset,
         "temperature": config.temperature,
     }

@@ -12,7 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from eval.consistency import label_bins, linear_map, procrustes_map
+from eval.alignment_maps import linear_map, procrustes_map
+from eval.consistency import label_bins
 from eval.embedding_controls import pca_embedding, shuffled_labels, window_sums
 from eval.embedding_decoders import Decoded, Distance, Kind, Split, decode_knn, split_in_time
 from eval.plain_baselines import plain_baselines
@@ -34,6 +35,7 @@ class Settings(Protocol):
     steps: int
     adapt_steps: int
     learning_rate: float
+    unit_dropout: float
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ def _estimator(kind: Kind, settings: Settings, seed: int) -> ContrastiveEmbeddin
         receptive_field=settings.receptive_field,
         max_iterations=settings.steps,
         learning_rate=settings.learning_rate,
+        unit_dropout=settings.unit_dropout,
         random_state=seed,
     )
 
