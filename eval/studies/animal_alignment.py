@@ -310,18 +310,18 @@ def _findings(
             }
         )
     summary = pd.DataFrame(table)
-    ours, null = (per[per.method == m].set_index("session") for m in ("hybrid", SHUFFLED))
-    others = per[per.method == COMPONENTS].set_index("session")
     remarks = []
-    for name, other in ((COMPONENTS, others), (SHUFFLED, null)):
-        gap = (ours.balanced_accuracy - other.balanced_accuracy).dropna()
-        interval = session_interval(gap.to_numpy())
-        signs = sorted({str(a) for a, g in gap.groupby(ours.subject).mean().items() if g <= 0})
-        remarks.append(
-            f"hybrid - {name}: {interval.mean:+.3f} balanced accuracy ({interval.low:+.3f} to {interval.high:+.3f} "
-            f"over {len(gap)} sessions); "
-            + ("the same sign in every held-out rat." if not signs else f"not above 0 in {', '.join(signs)}.")
-        )
+    for arm in ("behavior", "hybrid"):
+        for name in (COMPONENTS, SHUFFLED):
+            ours, other = (per[per.method == m].set_index("session") for m in (arm, name))
+            gap = (ours.balanced_accuracy - other.balanced_accuracy).dropna()
+            interval = session_interval(gap.to_numpy())
+            signs = sorted({str(a) for a, g in gap.groupby(ours.subject).mean().items() if g <= 0})
+            remarks.append(
+                f"{arm} - {name}: {interval.mean:+.3f} balanced accuracy ({interval.low:+.3f} to {interval.high:+.3f} "
+                f"over {len(gap)} sessions); "
+                + ("the same sign in every held-out rat." if not signs else f"not above 0 in {', '.join(signs)}.")
+            )
     remarks += [
         "Reading in a held-out session uses the choices of its training trials (but for `time`, which uses none); "
         "only the decoder is not fitted to it. The time arm has nothing that could tell it left from right.",
