@@ -6,24 +6,25 @@ role; forced, the results are stamped. Scores are made by `eval.scoring`, averag
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import foundation
 from eval.adapted import Adapted, ProvenanceError, breaches, find_models, view_of
-from eval.baselines import Baseline, run_baselines, strongest, tasks_of
+from eval.baselines import Baseline, run_baselines, tasks_of
 from eval.examples import ConfusionExample
 from eval.model_predictions import MODEL_TRACKS, predict_task
 from eval.predictions import traced, write_prediction
 from eval.region_evaluation import region_rows
 from eval.report_examples import make_examples
-from eval.results import ResultRow, write_results
-from eval.scoring import Score, score
+from eval.results import ResultRow, plain, write_results
+from eval.session_rows import task_rows
+from eval.shared_work import share_work
 from foundation.corpus import Corpus
 from foundation.durable import CorpusError
 from foundation.mixture import known_as
@@ -44,6 +45,8 @@ def evaluate(
     force: bool = False,
 ) -> Path:
     """Score every adapted model of some animals and write results, prediction files and examples for the report.
+
+    The same call in many processes or on many nodes shares the recordings, and one that was interrupted goes on.
 
     Args:
         runs: Folders made by `foundation.finetune.finetune`.
@@ -70,18 +73,46 @@ def evaluate(
     broken = [problem for adapted in models for problem in breaches(adapted, corpus)]
     if broken and not force:
         raise ProvenanceError("; ".join(broken) + ". Hold the animal out, or pass --force to score it under a stamp")
-    rows: list[ResultRow] = []
-    fitted: dict[tuple[Any, ...], dict[str, Baseline]] = {}
+
+    def session(recording_id: str) -> list[list[dict[str, Any]]]:
+        """Rows of each model of a recording; baselines stand with the first."""
+        fitted: dict[tuple[Any, ...], dict[str, Baseline]] = {}
+        found = []
+        for adapted in by_recording[recording_id]:
+            print(f"evaluate {adapted.name} on {recording_id}", file=sys.stderr, flush=True)
+            found.append(
+                [plain(r) for r in _session_rows(adapted, corpus, recording_id, out, tasks, baselines, fitted)]
+            )
+        return found
+
+    def finish(found: dict[str, Any]) -> None:
+        """Put the rows into the order of models, add the regions, and write everything."""
+        parts = {key: iter(lists) for key, lists in found.items()}
+        rows = [
+            ResultRow(**row)
+            for adapted in models
+            for recording_id in adapted.model.adapters.sessions["recording_id"]
+            for row in next(parts[recording_id])
+        ]
+        confusions: list[ConfusionExample] = []
+        if tasks is None or "region" in tasks:
+            regions, confusions = region_rows(models, corpus, base, None if all_regions else subjects)
+            rows += regions
+        write_examples_of(models, corpus, out, confusions)
+        write_results(out, rows, _provenance(models, corpus, subjects, broken))
+
+    by_recording: dict[str, list[Adapted]] = {}
     for adapted in models:
         for recording_id in adapted.model.adapters.sessions["recording_id"]:
-            print(f"evaluate {adapted.name} on {recording_id}", file=sys.stderr, flush=True)
-            rows += _session_rows(adapted, corpus, recording_id, out, tasks, baselines, fitted)
-    confusions: list[ConfusionExample] = []
-    if tasks is None or "region" in tasks:
-        regions, confusions = region_rows(models, corpus, base, None if all_regions else subjects)
-        rows += regions
-    write_examples_of(models, corpus, out, confusions)
-    return write_results(out, rows, _provenance(models, corpus, subjects, broken))
+            by_recording.setdefault(recording_id, []).append(adapted)
+    files = [
+        hashlib.sha256(p.read_bytes()).hexdigest() for m in models for p in sorted(m.folder.iterdir()) if p.is_file()
+    ]
+    options = [subjects, tasks, base, all_regions, baselines, force]
+    identity = json.dumps([foundation.__version__, corpus.manifest_sha256, files, options])
+    pieces = {key: partial(session, key) for key in by_recording}
+    share_work(out / ".work", hashlib.sha256(identity.encode()).hexdigest(), pieces, finish)
+    return out / "results.parquet"
 
 
 def _session_rows(
@@ -115,48 +146,20 @@ def _session_rows(
             fitted[key] = run_baselines(view, task, track)
         classical = fitted.get(key, {})
         prediction = predict_task(adapted.model, reader, recording_id, view, task, track, adapted.name)
-        named = {name: (one.prediction, one.kind) for name, one in classical.items() if one.kind != "reference"}
-        scores = {name: score(one, view) for name, (one, _) in named.items()}
-        kinds: dict[str, str] = {name: kind for name, (_, kind) in named.items()}
-        against = strongest(classical) if "baseline" in kinds.values() else ""
-        null = strongest(classical, "null") if "null" in kinds.values() else ""
-        scores[adapted.name], kinds[adapted.name] = score(prediction, view), "model"
         label = f"{view.session}-{task}{track}-{view.split}{shot}"
         write_prediction(out / "predictions" / f"{label}-{_safe(adapted.name)}-s{seed}.npz", prediction)
-        for name, (one, _) in named.items() if is_new else ():
-            write_prediction(out / "predictions" / f"{label}-{_safe(name)}.npz", one)
-        for name, metrics in scores.items():
-            if kinds[name] != "model" and not is_new:
-                continue
-            for metric, value in metrics.items():
-                if not np.isfinite(value.value):
-                    continue
-                yield ResultRow(
-                    dataset=view.dataset,
-                    subject=adapted.subject,
-                    session=view.session,
-                    split=view.split,
-                    task=f"{task} {track}".strip(),
-                    model=name,
-                    kind=kinds[name],
-                    train_trials=int(used["train_trials"]),
-                    draw=int(used["draw"]),
-                    seed=seed if kinds[name] == "model" else 0,
-                    metric=metric,
-                    convention=value.convention,
-                    value=value.value,
-                    n=int(value.n),
-                    baseline=against if name != against else "",
-                    baseline_value=_value(scores, against, metric) if name != against else None,
-                    null=null if name != null else "",
-                    null_value=_value(scores, null, metric) if name != null else None,
-                    higher_is_better=not metric.startswith("cross_entropy"),
-                )
-
-
-def _value(scores: dict[str, dict[str, Score]], name: str, metric: str) -> float | None:
-    found = scores.get(name, {}).get(metric)
-    return found.value if found is not None and np.isfinite(found.value) else None
+        for name, one in classical.items() if is_new else ():
+            if one.kind != "reference":
+                write_prediction(out / "predictions" / f"{label}-{_safe(name)}.npz", one.prediction)
+        yield from task_rows(
+            view,
+            adapted.subject,
+            [prediction],
+            classical,
+            seeds=[seed],
+            few_shot=(int(used["train_trials"]), int(used["draw"])),
+            list_baselines=is_new,
+        )
 
 
 def _safe(name: str) -> str:

@@ -30,7 +30,8 @@ FIELDS: dict[str, dict[str, int]] = {
     "evidence": _TRACE_FIELDS,
     "region": {"classes": 1, "session_of_unit": 1, "unit": 1, "prob": 2},
 }
-_HEADER = ("task", "model", "dataset", "session", "split", "fold", "bin_ms", "track")
+_HEADER = ("task", "model", "dataset", "session", "split", "fold", "bin_ms", "track", "seed")
+_OPTIONAL = ("track", "seed")
 
 
 def fields_of(task: str) -> dict[str, int]:
@@ -65,6 +66,7 @@ class Prediction:
         bin_ms: Bin size in milliseconds.
         arrays: As `FIELDS` says. `trial` and `unit` are 0-based positions in the source, whatever order the model used.
         track: Which inputs the model had where a task has several, such as "E1", else "". Optional in files.
+        seed: Of the model. Optional in files.
     """
 
     task: str
@@ -76,6 +78,7 @@ class Prediction:
     bin_ms: float
     arrays: dict[str, np.ndarray]
     track: str = ""
+    seed: int = 0
 
     @classmethod
     def of(cls, view: SessionView, task: str, model: str, *, track: str = "", **arrays: np.ndarray) -> Prediction:
@@ -172,9 +175,10 @@ def read_prediction(path: str | Path) -> Prediction:
             content = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); expected an .npz file without pickled arrays") from error
-    missing = [key for key in _HEADER if key not in content and key != "track"]
+    needed = [key for key in _HEADER if key not in _OPTIONAL]
+    missing = [key for key in needed if key not in content]
     if missing:
-        raise ValueError(f"{path}: {missing} missing, expected the 0-d fields {_HEADER[:-1]}")
+        raise ValueError(f"{path}: {missing} missing, expected the 0-d fields {needed}")
     head = {key: content.pop(key) for key in _HEADER if key in content}
     try:
         return Prediction(
@@ -187,6 +191,7 @@ def read_prediction(path: str | Path) -> Prediction:
             bin_ms=float(head["bin_ms"]),
             arrays=content,
             track=str(head.get("track", "")),
+            seed=int(head.get("seed", 0)),
         ).validate()
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error

@@ -132,7 +132,7 @@ def write_results(folder: str | Path, rows: Iterable[ResultRow], provenance: dic
         seen.add(row.key)
     schema = pa.schema([(f.name, _ARROW[str(f.type).removesuffix(" | None")]) for f in fields(ResultRow)])
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([_plain(row) for row in rows], schema=schema), sink)
+    pq.write_table(pa.Table.from_pylist([plain(row) for row in rows], schema=schema), sink)
     document = {
         "schema_version": SCHEMA_VERSION,
         "num_rows": len(rows),
@@ -172,6 +172,6 @@ def read_results(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return pq.read_table(io.BytesIO(data)).to_pandas(), document["provenance"]
 
 
-def _plain(row: ResultRow) -> dict[str, Any]:
-    """The row with Python numbers in place of NumPy's, which Arrow would refuse or widen."""
+def plain(row: ResultRow) -> dict[str, Any]:
+    """The row with Python numbers in place of NumPy's, which Arrow would refuse or widen and JSON does not know."""
     return {name: value.item() if hasattr(value, "item") else value for name, value in asdict(row).items()}

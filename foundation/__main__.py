@@ -184,11 +184,23 @@ def _evaluate(a: argparse.Namespace, overrides: list[str]) -> None:
     print(f"results: {a.out}/results.parquet")
 
 
+def _score(a: argparse.Namespace, overrides: list[str]) -> None:
+    from eval.score_files import score_files
+    from foundation.mixture import open_corpora
+
+    _quiet()
+    _no(overrides)
+    corpus = open_corpora(a.corpus)
+    print(f"results: {score_files([Path(f) for f in a.files], corpus, Path(a.out), baselines=not a.no_baselines)}")
+
+
 def _report(a: argparse.Namespace, overrides: list[str]) -> None:
     from eval.report import write_report
 
     _no(overrides)
-    print(f"report: {write_report(a.run, a.results, a.out)}")
+    if len(a.folders) > 2:
+        raise ValueError(f"{len(a.folders)} folders, expected a results folder, or a run folder and a results folder")
+    print(f"report: {write_report(a.folders[0], a.folders[-1], a.out)}")
 
 
 def _doctor(a: argparse.Namespace, overrides: list[str]) -> None:
@@ -254,6 +266,7 @@ VERBS = {
     "finetune": _finetune,
     "embed": _embed,
     "evaluate": _evaluate,
+    "score": _score,
     "report": _report,
     "doctor": _doctor,
     "study": _study,

@@ -89,12 +89,22 @@ def build_parser(recipes: str) -> argparse.ArgumentParser:
     p.add_argument("--force", action="store_true", help="score an animal of the pretraining set; stamps the results")
 
     p = verb(
+        "score",
+        "Score prediction files of any tool against the same baselines and nulls.",
+        "foundation score theirs/predictions --corpus corpora/luo2025 --out results/theirs\n"
+        "  foundation report results/theirs",
+    )
+    p.add_argument("files", nargs="+", help=".npz files, or folders of such; the format is in eval/predictions.py")
+    p.add_argument("--corpus", nargs="+", required=True, help="one or several")
+    p.add_argument("--out", required=True)
+    p.add_argument("--no-baselines", action="store_true", help="score the files alone")
+
+    p = verb(
         "report",
         "Write one self-contained HTML page.",
         "foundation report runs/luo2025-new results/luo2025 --out report.html",
     )
-    p.add_argument("run")
-    p.add_argument("results")
+    p.add_argument("folders", nargs="+", metavar="FOLDER", help="run folder, if there is one, and results folder")
     p.add_argument("--out", default="report.html")
 
     p = verb(

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from eval.predictions import read_prediction
+from eval import held_out
+from eval.predictions import read_prediction, write_prediction
 from eval.results import read_results
 from eval.scoring import score
 from eval.session_view import SessionView
@@ -83,6 +88,37 @@ def test_rows_carry_baseline_and_null_and_files_score_the_same(
                 assert row["value"].item() == pytest.approx(value.value, abs=1e-9)
 
 
+def test_files_of_other_tools_are_scored_as_our_models_are(
+    runs: Path, synthetic_corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(runs / "new"), "--corpus", str(synthetic_corpus.path), "--subjects", "animal03"]
+    assert main([*command, "--tasks", "choice", "forecast", "--out", str(tmp_path / "ours")]) == 0
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for path in (tmp_path / "ours" / "predictions").glob("*-tiny_adapter-*"):
+        shutil.copy(path, theirs)
+    score_them = ["score", str(theirs), "--corpus", str(synthetic_corpus.path), "--out"]
+    assert main([*score_them, str(tmp_path / "scored")]) == 0
+    ours, scored = (read_results(tmp_path / name)[0] for name in ("ours", "scored"))
+    ours = ours[ours["model"].eq("tiny/adapter") | ours["kind"].ne("model")]
+    columns = ["task", "model", "metric", "session"]
+    together = ours.merge(scored, on=columns, how="outer", suffixes=("", "_again"))
+    assert len(together) == len(ours) == len(scored)
+    for name in ("value", "baseline_value", "null_value", "kind", "convention", "baseline", "null", "subject"):
+        assert together[name].equals(together[f"{name}_again"]), name
+    assert main(["report", str(tmp_path / "scored"), "--out", str(tmp_path / "page.html")]) == 0
+    assert "whether the animals are held out is for whoever made them to say" in (tmp_path / "page.html").read_text()
+    prediction = read_prediction(next(theirs.iterdir()))
+    for bad, message in (
+        ({"session": "nobody"}, "expected a session of the corpus"),
+        ({"split": "random"}, "expected interleaved or temporal"),
+        ({"track": "E9"}, "with track 'E9'"),
+    ):
+        write_prediction(theirs / "bad.npz", replace(prediction, **bad))
+        assert main([*score_them, str(tmp_path / "bad"), "--no-baselines"]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_seeds_keep_their_own_prediction_files(runs: Path, synthetic_corpus: Corpus, tmp_path: Path) -> None:
     """Two models that differ in the seed alone, scored together: rows and files of both, baselines once."""
     other = tmp_path / "other"
@@ -106,6 +142,35 @@ def test_two_evaluations_agree_bit_for_bit(runs: Path, synthetic_corpus: Corpus,
         assert _evaluate(runs, synthetic_corpus, tmp_path / name, "--no-baselines") == 0
         tables.append(read_results(tmp_path / name)[0])
     assert tables[0].equals(tables[1])
+
+
+def test_two_processes_and_a_resumed_one_write_the_same_rows(
+    runs: Path, synthetic_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["evaluate", str(runs / "new"), "--corpus", str(synthetic_corpus.path)]
+    command += ["--subjects", "animal03", "--tasks", "choice", "--no-baselines", "--out"]
+    assert main([*command, str(tmp_path / "one")]) == 0
+    launched = [sys.executable, "-m", "foundation", *command, str(tmp_path / "two")]
+    both = [subprocess.Popen(launched, cwd=Path(__file__).parents[1]) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    done: list[str] = []
+
+    def interrupted(*arguments: Any) -> Any:
+        done.append(arguments[2])
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return rows_of(*arguments)
+
+    with monkeypatch.context() as patch:
+        rows_of = held_out._session_rows
+        patch.setattr(held_out, "_session_rows", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main([*command, str(tmp_path / "three")])
+    assert not (tmp_path / "three" / "results.parquet").exists()
+    assert main([*command, str(tmp_path / "three")]) == 0
+    tables = [read_results(tmp_path / name)[0] for name in ("one", "two", "three")]
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
 
 
 def test_an_animal_of_the_pretraining_set_is_refused(
