@@ -93,6 +93,7 @@ def make_batch(units: list[int], num_windows: int, seed: int) -> Batch:
         valid=torch.ones(num_windows, NUM_BINS, dtype=torch.bool),
         clock=torch.from_numpy(rng.random(num_windows).astype(np.float32)),
         bin_size_s=BIN_SIZE_S,
+        regions=[np.full(part.shape[2], -1) for part in spikes],
     )
 
 

@@ -1,8 +1,9 @@
 """Which values of a window are hidden and which are predicted: one pure function per scheme.
 
 Five are those of NEDS (Zhang et al. 2025, arXiv 2504.08201): neural, behavior, within-modality for each side,
-cross-modality. `units` and `future` train co-smoothing and forecasting, `spikes_only` what embeddings are made from. A
-trial-scope value is hidden as a whole: it never shows in another bin of its trial. Nothing here touches model or data.
+cross-modality. `units` and `future` train co-smoothing and forecasting, `spikes_only` what embeddings are made from.
+`intra_region` and `inter_region` are those of MtM (Zhang et al. 2024, arXiv 2407.14668), not drawn by default. A
+trial-scope value is hidden as a whole: it never shows in another bin of its trial. Nothing touches model or data.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class MaskingConfig:
         bin_share: Share of bins hidden by the random-bin schemes.
         unit_share: Largest share of units hidden by `units`; the share is uniform from 0.05 to this.
         future_share: Largest share of bins hidden by `future`; uniform from 0.05 to this.
+        region_share: Share of the units of a region hidden by `intra_region`.
         trial_share: Probability that a random-bin scheme hides a trial-scope value.
     """
 
@@ -46,6 +48,7 @@ class MaskingConfig:
     bin_share: float = 0.3
     unit_share: float = 0.4
     future_share: float = 0.4
+    region_share: float = 0.3
     trial_share: float = 0.5
 
     def __post_init__(self) -> None:
@@ -54,19 +57,28 @@ class MaskingConfig:
             raise ValueError(f"masking.schemes: no scheme {unknown}; there are {sorted(SCHEMES)}")
         if not all(weight >= 0 for weight in self.schemes.values()) or not 0 < sum(self.schemes.values()) < np.inf:
             raise ValueError(f"masking.schemes: weights {self.schemes}, expected non-negative with a positive sum")
-        for name in ("bin_share", "unit_share", "future_share", "trial_share"):
+        for name in ("bin_share", "unit_share", "future_share", "region_share", "trial_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"masking.{name} is {getattr(self, name)}, expected a number from 0 to 1")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a scheme may know of a window: T bins, N units, its channels, and the trial of each bin `(T,)`."""
+    """What a scheme may know of a window.
+
+    Attributes:
+        num_bins: T.
+        num_units: N.
+        channels: Of the model.
+        trial: `(T,)` of each bin.
+        regions: `(N,)` units of one number are of one region, -1 unknown; None: all unknown.
+    """
 
     num_bins: int
     num_units: int
     channels: list[Channel]
     trial: np.ndarray
+    regions: np.ndarray | None = None
 
 
 @dataclass
@@ -80,12 +92,14 @@ class Hidden:
         structure: `(T, F)` bool, features of `STRUCTURE` hidden.
         spikes_predicted: Hidden spikes enter the loss.
         covariates_predicted: Hidden covariates enter the loss.
+        unscored: `(N,)` bool, hidden units that do not enter the loss.
     """
 
     bins: np.ndarray
     units: np.ndarray
     covariates: np.ndarray
     structure: np.ndarray
+    unscored: np.ndarray
     spikes_predicted: bool = False
     covariates_predicted: bool = False
 
@@ -96,6 +110,7 @@ def _nothing(shape: Shape) -> Hidden:
         units=np.zeros(shape.num_units, bool),
         covariates=np.zeros((shape.num_bins, len(shape.channels)), bool),
         structure=np.zeros((shape.num_bins, len(STRUCTURE)), bool),
+        unscored=np.zeros(shape.num_units, bool),
     )
 
 
@@ -173,6 +188,39 @@ def future(shape: Shape, rng: np.random.Generator, config: MaskingConfig) -> Hid
     return hidden
 
 
+def intra_region(shape: Shape, rng: np.random.Generator, config: MaskingConfig) -> Hidden:
+    """All units outside a random region hidden, and some inside, which alone are predicted; `units` without regions."""
+    found = _regions(shape, least=2)
+    if not len(found):
+        return units(shape, rng, config)
+    hidden = _nothing(shape)
+    inside = np.flatnonzero(shape.regions == rng.choice(found))
+    hidden.units[:] = hidden.unscored[:] = True
+    chosen = _some(rng.random(len(inside)) < config.region_share, rng)
+    hidden.units[inside], hidden.unscored[inside] = chosen, False
+    hidden.spikes_predicted = True
+    return hidden
+
+
+def inter_region(shape: Shape, rng: np.random.Generator, config: MaskingConfig) -> Hidden:
+    """All units of a random region hidden and predicted from the others; `units` where there is no other."""
+    found = _regions(shape, least=1)
+    if not len(found) or (shape.regions == found[0]).all():
+        return units(shape, rng, config)
+    hidden = _nothing(shape)
+    hidden.units[:] = shape.regions == rng.choice(found)
+    hidden.spikes_predicted = True
+    return hidden
+
+
+def _regions(shape: Shape, least: int) -> np.ndarray:
+    """Known regions with at least so many units."""
+    if shape.regions is None:
+        return np.zeros(0, np.int64)
+    numbers, counts = np.unique(shape.regions[shape.regions >= 0], return_counts=True)
+    return numbers[counts >= least]
+
+
 def hide_future(hidden: Hidden, shape: Shape, num_bins: int) -> None:
     """Hide the last `num_bins` bins of a window, and trial-scope behavior, in place."""
     hidden.bins[-num_bins:] = True
@@ -191,6 +239,8 @@ SCHEMES: dict[str, Callable[[Shape, np.random.Generator, MaskingConfig], Hidden]
     "cross": cross,
     "units": units,
     "future": future,
+    "intra_region": intra_region,
+    "inter_region": inter_region,
 }
 
 
@@ -219,12 +269,14 @@ class Masks:
         bins: `(B, T)` bool, True where the whole population is hidden.
         covariates: `(B, T, C)` bool.
         structure: `(B, T, F)` bool.
+        unscored: S tensors `(b_s, N_s)` bool, units whose hidden counts do not enter the loss.
         spikes_predicted: `(B,)` bool, hidden spikes of the window enter the loss.
         covariates_predicted: `(B,)` bool.
         schemes: Name of each window's scheme.
     """
 
     spikes: list[torch.Tensor]
+    unscored: list[torch.Tensor]
     bins: torch.Tensor
     covariates: torch.Tensor
     structure: torch.Tensor
@@ -235,16 +287,17 @@ class Masks:
     def to(self, device: torch.device) -> Masks:
         """The masks on another device."""
         moved: dict[str, Any] = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(self).items()}
-        moved["spikes"] = [spikes.to(device) for spikes in self.spikes]
+        for name in ("spikes", "unscored"):
+            moved[name] = [tensor.to(device) for tensor in getattr(self, name)]
         return Masks(**moved)
 
 
 def window_shapes(batch: Batch, channels: list[Channel]) -> list[Shape]:
     """The shape of each window of a batch, in order."""
     trial = batch.trial.cpu().numpy()
-    num_units = [s.shape[2] for s, size in zip(batch.spikes, batch.sizes) for _ in range(size)]
+    regions = [numbers for numbers, size in zip(batch.regions, batch.sizes) for _ in range(size)]
     return [
-        Shape(window.num_bins, num_units[i], channels, trial[i, : window.num_bins])
+        Shape(window.num_bins, len(regions[i]), channels, trial[i, : window.num_bins], regions[i])
         for i, window in enumerate(batch.windows)
     ]
 
@@ -258,14 +311,16 @@ def collate(batch: Batch, hidden: list[Hidden], schemes: list[str]) -> Masks:
     for i, h in enumerate(hidden):
         bins[i, : len(h.bins)], covariates[i, : len(h.bins)] = h.bins, h.covariates
         structure[i, : len(h.bins)] = h.structure
-    spikes, first = [], 0
+    spikes, unscored, first = [], [], 0
     for size in batch.sizes:
+        unscored.append(torch.from_numpy(np.stack([h.unscored for h in hidden[first : first + size]])))
         units = np.stack([h.units for h in hidden[first : first + size]])
         whole = torch.from_numpy(bins[first : first + size, :, None] | units[:, None, :])
         spikes.append(whole & batch.valid[first : first + size, :, None].cpu())
         first += size
     return Masks(
         spikes=spikes,
+        unscored=unscored,
         bins=torch.from_numpy(bins),
         covariates=torch.from_numpy(covariates),
         structure=torch.from_numpy(structure),

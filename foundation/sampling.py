@@ -50,6 +50,7 @@ class Batch:
         valid: `(B, T)` bool; False past a window's end.
         clock: `(B,)` float32 position of the window in its session, 0 to 1.
         bin_size_s: Seconds.
+        regions: S arrays `(N_s,)` int64, units of one number are of one region of their session; -1 unknown.
     """
 
     windows: list[Window]
@@ -63,6 +64,7 @@ class Batch:
     valid: torch.Tensor
     clock: torch.Tensor
     bin_size_s: float
+    regions: list[np.ndarray]
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
@@ -185,7 +187,14 @@ class WindowReader:
             valid=torch.from_numpy(valid),
             clock=torch.from_numpy(np.array([samples[i]["clock"] for i in range(num)], np.float32)),
             bin_size_s=self.bin_size_s,
+            regions=[_region_numbers(self.recording(key)) for key in ids],
         )
+
+
+def _region_numbers(recording: Recording) -> np.ndarray:
+    """`(N,)` a number for each region of the recording, -1 where it is unknown."""
+    names, numbers = np.unique(recording.units["region"].to_numpy(str), return_inverse=True)
+    return np.where(names[numbers] == "", -1, numbers).astype(np.int64)
 
 
 def _structure(

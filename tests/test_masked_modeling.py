@@ -18,13 +18,13 @@ from foundation.objectives.masked_modeling import covariate_tallies, element_los
 from foundation.recording import CovariateSpec
 from foundation.sampling import Batch
 
-MIXED = ("neural", "behavior", "cross", "units", "within_behavior", "future")
+MIXED = ("neural", "behavior", "cross", "units", "within_behavior", "future", "intra_region")
 
 
 @pytest.fixture
 def forward(world: Any) -> tuple[FoundationModel, Batch, Masks, Output]:
     """A ragged batch in which every window has a scheme of its own."""
-    model, batch = world.lively_model(), world.batch(4)
+    model, batch = world.lively_model(), world.batch(6)
     masks = draw_masks(batch, model.channels, MaskingConfig(schemes=dict.fromkeys(MIXED, 1.0)), (5,))
     assert set(masks.schemes) == set(MIXED)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def naive_spikes(batch: Batch, masks: Masks, output: Output) -> tuple[np.ndarray
         for at, i in enumerate(predicted):
             for t in range(batch.windows[w + i].num_bins):
                 for u in range(batch.spikes[s].shape[2]):
-                    if masks.spikes[s][i, t, u]:
+                    if masks.spikes[s][i, t, u] and not masks.unscored[s][i, u]:
                         log_rate, k = float(output.log_rates[s][at, t, u]), int(batch.spikes[s][i, t, u])
                         total[w + i] += math.exp(log_rate) - k * log_rate
                         count[w + i] += k
@@ -111,7 +111,7 @@ def test_two_dimensions_are_one_mean_squared_error() -> None:
 
 
 def test_a_target_that_is_no_input_is_scored_wherever_covariates_are_predicted(world: Any) -> None:
-    model, batch = world.lively_model(), world.batch(2)
+    model, batch = world.lively_model(), world.batch(6)
     c = next(i for i, channel in enumerate(model.channels) if channel.spec.name == "wheel_speed")
     model.channels[c] = replace(model.channels[c], is_input=False)
     masks = draw_masks(batch, model.channels, MaskingConfig(), (0,), "within_behavior")
@@ -141,7 +141,7 @@ def test_the_joint_loss_is_the_weighted_sum_of_means(forward: tuple[FoundationMo
 
 
 def test_windows_that_hide_nothing_of_a_modality_do_not_dilute_its_loss(world: Any) -> None:
-    model, batch = world.lively_model(), world.batch(4)
+    model, batch = world.lively_model(), world.batch(6)
     config = ObjectiveConfig(time_contrast=0, behavior_contrast=0)
     neural = draw_masks(batch, model.channels, config.masking, (0,), "neural")
     with torch.no_grad():

@@ -17,6 +17,7 @@ from foundation.recording import CovariateSpec
 from foundation.sampling import STRUCTURE
 
 CONFIG = MaskingConfig()
+BY_UNIT = {"units", "intra_region", "inter_region"}
 SPIKES_HIDDEN_BY_BIN = {"within_neural", "cross"}
 
 
@@ -34,13 +35,15 @@ def channels_of_any_kind(draw: st.DrawFn) -> list[Channel]:
 
 @st.composite
 def shapes(draw: st.DrawFn) -> Shape:
-    """1 to 40 bins with trials and gaps anywhere, 1 to 20 units, any channels."""
+    """1 to 40 bins with trials and gaps anywhere, 1 to 20 units in up to 3 regions or none, any channels."""
     pieces = draw(st.lists(st.tuples(st.booleans(), st.integers(1, 9)), min_size=1, max_size=6))
     trial, ordinal = [], 0
     for inside, bins in pieces:
         trial += [ordinal if inside else -1] * bins
         ordinal += inside
-    return Shape(len(trial), draw(st.integers(1, 20)), draw(channels_of_any_kind()), np.array(trial))
+    regions = np.array(draw(st.lists(st.integers(-1, 2), min_size=1, max_size=20)))
+    known = regions if draw(st.booleans()) else None
+    return Shape(len(trial), len(regions), draw(channels_of_any_kind()), np.array(trial), known)
 
 
 def whole_trials(hidden: Hidden, shape: Shape) -> bool:
@@ -65,11 +68,14 @@ def test_every_scheme_hides_what_it_says(shape: Shape, name: str, seed: int) -> 
     time_scope = [c for c, channel in enumerate(shape.channels) if channel.spec.scope == "time"]
     trial_scope = [c for c, channel in enumerate(shape.channels) if channel.spec.scope == "trial"]
     targets = np.array([channel.is_target for channel in shape.channels], bool)
-    assert hidden.spikes_predicted == (name in {"neural", "within_neural", "cross", "units", "future"})
+    assert hidden.spikes_predicted == (name in {"neural", "within_neural", "cross", "future"} | BY_UNIT)
     assert hidden.covariates_predicted == (name in {"behavior", "spikes_only", "within_behavior", "cross"})
     # A scheme that predicts spikes has some to predict.
     assert not hidden.spikes_predicted or hidden.bins.any() or hidden.units.any()
-    assert hidden.units.any() == (name == "units")
+    assert hidden.units.any() == (name in BY_UNIT)
+    # What is hidden and not predicted never is all that is hidden.
+    assert not hidden.unscored.any() or (hidden.units & ~hidden.unscored).any()
+    assert not (hidden.unscored & ~hidden.units).any()
     if name not in {"neural", "within_neural", "cross", "future"}:
         assert not hidden.bins.any()
     if name not in {"behavior", "spikes_only"}:
@@ -82,7 +88,7 @@ def test_every_scheme_hides_what_it_says(shape: Shape, name: str, seed: int) -> 
         shown = {STRUCTURE[f] for f in range(len(STRUCTURE)) if not hidden.structure[:, f].any()}
         assert shown == ({"since_start", "in_trial"} if name == "behavior" else set())
         assert all(hidden.structure[:, f].all() for f in range(len(STRUCTURE)) if STRUCTURE[f] not in shown)
-    elif name in {"within_neural", "units"}:
+    elif name in {"within_neural"} | BY_UNIT:
         assert not hidden.covariates.any()
     elif name == "within_behavior":
         assert not hidden.covariates[:, ~targets].any()
@@ -97,6 +103,37 @@ def test_every_scheme_hides_what_it_says(shape: Shape, name: str, seed: int) -> 
             assert np.array_equal(hidden.covariates[:, c], hidden.bins)
         for c in trial_scope:
             assert (hidden.covariates[:, c] == (shape.channels[c].spec.role == "behavior")).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(shape=shapes(), seed=st.integers(0, 2**31))
+def test_region_schemes_follow_regions(shape: Shape, seed: int) -> None:
+    inside, whole = (
+        SCHEMES[name](shape, np.random.default_rng(seed), CONFIG) for name in ("intra_region", "inter_region")
+    )
+    known = np.full(shape.num_units, -1) if shape.regions is None else shape.regions
+    numbers, counts = np.unique(known[known >= 0], return_counts=True)
+    if (counts >= 2).any():
+        (region,) = set(known[~inside.unscored].tolist())
+        assert region in numbers[counts >= 2]
+        assert inside.unscored.tolist() == (known != region).tolist()
+        assert inside.units[known != region].all()
+    else:
+        assert not inside.unscored.any()
+    assert not whole.unscored.any()
+    if len(numbers) and (known != numbers[0]).any():
+        (region,) = set(known[whole.units].tolist())
+        assert region >= 0
+        assert whole.units.tolist() == (known == region).tolist()
+
+
+def test_regions_come_from_the_recording(world: Any) -> None:
+    batch = world.batch(2)
+    for key, numbers in zip(batch.recording_ids, batch.regions, strict=True):
+        names = world.reader.recording(key).units["region"].to_numpy(str)
+        assert ((numbers[:, None] == numbers) == (names[:, None] == names)).all()
+        assert ((numbers < 0) == (names == "")).all()
+        assert len(set(names)) > 1
 
 
 @pytest.mark.parametrize(("scheme", "share"), [("within_neural", 0.3), ("cross", 0.3), ("units", 0.225)])
@@ -180,6 +217,7 @@ def test_collate_equals_a_naive_loop(world: Any) -> None:
     ]
     masks = collate(batch, hidden, schemes)
     spikes = [row for part in masks.spikes for row in part.numpy()]
+    unscored = [row for part in masks.unscored for row in part.numpy()]
     for i, (window, h) in enumerate(zip(batch.windows, hidden)):
         for t in range(batch.valid.shape[1]):
             inside = t < window.num_bins
@@ -188,6 +226,7 @@ def test_collate_equals_a_naive_loop(world: Any) -> None:
             assert bool(masks.bins[i, t]) == (inside and bool(h.bins[t]))
             assert masks.covariates[i, t].tolist() == (h.covariates[t].tolist() if inside else [False] * 6)
             assert masks.structure[i, t].tolist() == (h.structure[t].tolist() if inside else [False] * len(STRUCTURE))
+        assert unscored[i].tolist() == h.unscored.tolist()
         assert bool(masks.spikes_predicted[i]) == h.spikes_predicted
         assert bool(masks.covariates_predicted[i]) == h.covariates_predicted
 

@@ -183,6 +183,7 @@ def test_a_window_alone_gets_the_answer_it_gets_in_a_batch(world: Any, layout: s
         bins = window.num_bins
         mask = Masks(
             [spikes[w][None, :bins]],
+            [torch.zeros(1, spikes[w].shape[1], dtype=torch.bool)],
             *(getattr(masks, name)[w : w + 1, :bins] for name in ("bins", "covariates", "structure")),
             masks.spikes_predicted[w : w + 1],
             masks.covariates_predicted[w : w + 1],

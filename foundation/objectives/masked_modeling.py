@@ -31,11 +31,12 @@ def spike_tally(output: Output, batch: Batch, masks: Masks) -> Tally:
     total = torch.zeros(len(batch), device=device)
     count = torch.zeros(len(batch), device=device)
     first = 0
-    for spikes, hidden, rates, size in zip(batch.spikes, masks.spikes, output.log_rates, batch.sizes):
+    parts = zip(batch.spikes, masks.spikes, masks.unscored, output.log_rates, batch.sizes)
+    for spikes, hidden, unscored, rates, size in parts:
         if rates is not None:
             local = first + masks.spikes_predicted[first : first + size].nonzero()[:, 0]
             pick = local - first
-            target, mask = spikes[pick].to(rates.dtype), hidden[pick]
+            target, mask = spikes[pick].to(rates.dtype), hidden[pick] & ~unscored[pick][:, None]
             loss = (rates.exp() - target * rates).masked_fill(~mask, 0.0)
             total = total.index_add(0, local, loss.sum(dim=(1, 2)))
             count = count.index_add(0, local, (target * mask).sum(dim=(1, 2)))
