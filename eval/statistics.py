@@ -1,7 +1,8 @@
 """From per-session scores to what may be said: bootstraps over sessions and animals, paired differences, claims.
 
 Protocol, section 2: per session first; then the mean over sessions (session bootstrap) and the mean of animal means
-(two-level bootstrap: animals, then sessions within each). Knows nothing of metrics or files.
+(two-level bootstrap: animals, then sessions within each). Within a session, rows are resampled in blocks, which is
+secondary: it says how sure a difference is for this session, not for animals. Knows nothing of metrics or files.
 """
 
 from __future__ import annotations
@@ -55,6 +56,21 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class SeedMean:
+    """Scores of several seeds put together, each a mean over sessions.
+
+    Attributes:
+        mean: Over seeds.
+        sem: Standard error over seeds; NaN with one. It holds what training leaves to chance, not what animals differ.
+        num: Seeds.
+    """
+
+    mean: float
+    sem: float
+    num: int
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a paired difference allows to say.
 
@@ -97,7 +113,9 @@ def animal_interval(
 ) -> Interval:
     """Mean of animal means with the two-level bootstrap: animals with replacement, then sessions within each.
 
-    An animal drawn twice gets its sessions drawn twice, independently.
+    An animal drawn twice gets its sessions drawn twice, independently. Few animals make it too narrow, as every
+    percentile bootstrap: with normal effects of animals and sessions of one size and 3 sessions each, a 95 % interval
+    of 3, 6 and 12 animals holds the truth in 85, 91 and 94 % of simulated studies (1,000 each).
 
     Args:
         values: `(S,)` one value per session.
@@ -191,8 +209,86 @@ def seed_spread(rows: pd.DataFrame) -> float:
     Args:
         rows: Result rows of one model, split, task, metric and number of train trials.
     """
+    return float(_seeds(rows).std(ddof=1))
+
+
+def seed_mean(rows: pd.DataFrame) -> SeedMean:
+    """Mean over seeds of the mean over sessions, with its standard error over seeds.
+
+    Args:
+        rows: Result rows of one model, split, task, metric and number of train trials.
+
+    Raises:
+        ValueError: A session that some seeds lack: their means would not be of the same thing.
+    """
+    held = {seed: set(part["session"]) for seed, part in rows.groupby("seed")}
+    if any(sessions != set(rows["session"]) for sessions in held.values()):
+        raise ValueError(f"seeds {list(held)} have other sessions; give rows of the same sessions for each")
+    seeds = _seeds(rows)
+    return SeedMean(float(seeds.mean()), float(seeds.std(ddof=1) / np.sqrt(len(seeds))), len(seeds))
+
+
+def _seeds(rows: pd.DataFrame) -> pd.Series:
+    """Mean over sessions of each seed."""
     sessions = rows.groupby(["seed", "session", "draw"])["value"].mean().groupby(["seed", "session"]).mean()
-    return float(sessions.groupby("seed").mean().std(ddof=1))
+    return sessions.groupby("seed").mean()
+
+
+def block_interval(
+    difference: np.ndarray,
+    weight: np.ndarray,
+    block: np.ndarray,
+    seed: int = 0,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+) -> Interval:
+    """Paired difference of two models on the rows of one session, sum of differences over sum of weights.
+
+    Blocks of rows are drawn with replacement, so that what neighbors share does not count as evidence: the rows of a
+    trial, or of some trials in a row. Such as for bits per spike: per row the difference of the two log likelihoods,
+    summed over units, over ln 2, and the spikes; for R2: the second model's squared error less the first's, and the
+    squared deviation from the test mean.
+
+    Args:
+        difference: `(R,)` of the first model less the second.
+        weight: `(R,)`, 0 or more; ones for a mean over rows.
+        block: `(R,)` which block a row belongs to, any labels.
+        seed: Of the resampling.
+        draws: Bootstrap samples.
+        level: Of the interval.
+
+    Returns:
+        `n` is the number of blocks.
+
+    Raises:
+        ValueError: Shapes that differ, values that are not finite, or no weight.
+    """
+    arrays = [np.asarray(difference, dtype=float), np.asarray(weight, dtype=float)]
+    if not (arrays[0].shape == arrays[1].shape == np.shape(block)) or arrays[0].ndim != 1:
+        raise ValueError(
+            f"shapes {[a.shape for a in arrays]} and {np.shape(block)}; expected three vectors of one length"
+        )
+    if not all(np.isfinite(a).all() for a in arrays) or not arrays[1].sum() > 0 or arrays[1].min() < 0:
+        raise ValueError("differences and weights must be finite, and weights 0 or more with a positive sum")
+    _, group = np.unique(block, return_inverse=True)
+    above, below = (np.bincount(group, weights=a) for a in arrays)
+    drawn = np.random.default_rng(seed).integers(0, len(above), (draws, len(above)))
+    ratios = above[drawn].sum(axis=1) / np.maximum(below[drawn].sum(axis=1), 1e-12)
+    return _interval(above.sum() / below.sum(), ratios, level, len(above))
+
+
+def trial_blocks(trial: np.ndarray, trials_per_block: int = 5) -> np.ndarray:
+    """Block `(R,)` of each row: runs of trials, of which a gap (another stretch of test trials) begins a new one.
+
+    Args:
+        trial: `(R,)` position in the session of each row's trial.
+        trials_per_block: Trials that follow one another.
+    """
+    names, where = np.unique(trial, return_inverse=True)
+    starts = np.flatnonzero(np.diff(names, prepend=names[:1] - 2) != 1)
+    run = np.searchsorted(starts, np.arange(len(names)), side="right") - 1
+    within = (np.arange(len(names)) - starts[run]) // trials_per_block
+    return np.asarray(np.unique(np.column_stack([run, within]), axis=0, return_inverse=True)[1].reshape(-1)[where])
 
 
 def judge(difference: Summary, num_seeds: int) -> Verdict:

@@ -13,12 +13,15 @@ from eval.statistics import (
     Interval,
     Summary,
     animal_interval,
+    block_interval,
     judge,
     paired_differences,
     per_session,
+    seed_mean,
     seed_spread,
     session_interval,
     summarize,
+    trial_blocks,
 )
 
 VALUES = np.array([0.3, -0.1, 0.7, 0.2, 0.9, 0.4, 0.5])
@@ -164,6 +167,70 @@ def test_seed_spread_is_the_deviation_of_seed_means() -> None:
     table = rows("m", {("a1", 0, 0): 1, ("b1", 0, 0): 3, ("a1", 0, 1): 2, ("b1", 0, 1): 6})
     assert seed_spread(table) == pytest.approx(np.std([2, 4], ddof=1))
     assert np.isnan(seed_spread(table[table["seed"] == 0]))
+
+
+def test_seed_mean_and_its_standard_error() -> None:
+    table = rows(
+        "m", {("a1", 0, 0): 1, ("b1", 0, 0): 3, ("a1", 0, 1): 2, ("b1", 0, 1): 6, ("a1", 0, 2): 3, ("b1", 0, 2): 3}
+    )
+    got = seed_mean(table)
+    assert (got.mean, got.num) == (3.0, 3)
+    assert got.sem == pytest.approx(stats.sem([2, 4, 3]))
+    assert np.isnan(seed_mean(table[table["seed"] == 0]).sem)
+    with pytest.raises(ValueError, match=r"seeds \[0, 1, 2\] have other sessions"):
+        seed_mean(table.iloc[:-1])
+
+
+def test_coverage_with_few_animals_is_as_stated() -> None:
+    """The docstring of `animal_interval` warns: three animals are few."""
+    rng, hits, runs = np.random.default_rng(0), 0, 300
+    names = np.repeat(np.arange(3), 3).astype(str)
+    for run in range(runs):
+        got = animal_interval((1 + rng.normal(size=(3, 1)) + rng.normal(size=(3, 3))).ravel(), names, run, draws=500)
+        hits += got.low <= 1 <= got.high
+    assert 0.80 <= hits / runs <= 0.90
+
+
+def test_block_interval_matches_a_naive_loop() -> None:
+    rng = np.random.default_rng(0)
+    block = rng.permutation(np.repeat(["x", "y", "z", "w"], [3, 8, 5, 4]))
+    difference, weight = rng.normal(size=20), rng.gamma(2.0, size=20)
+    sums = {name: (difference[block == name].sum(), weight[block == name].sum()) for name in set(block)}
+    exact = [np.divide(*np.sum([sums[name] for name in drawn], axis=0)) for drawn in product(sums, repeat=4)]
+    got = block_interval(difference, weight, block, seed=1, draws=100_000)
+    assert got.mean == pytest.approx(difference.sum() / weight.sum())
+    np.testing.assert_allclose([got.low, got.high], np.quantile(exact, [0.025, 0.975]), atol=0.02)
+    assert got.n == 4
+
+
+def test_blocks_cover_where_rows_do_not() -> None:
+    """Rows of a trial share its fortune: resampling rows is far too sure of itself, resampling trials is not."""
+    rng, runs, hits = np.random.default_rng(3), 200, {"rows": 0, "trials": 0}
+    trial = np.repeat(np.arange(40), 20)
+    for run in range(runs):
+        difference = 0.3 + rng.normal(size=40)[trial] + rng.normal(size=800)
+        for name, block in (("rows", np.arange(800)), ("trials", trial)):
+            got = block_interval(difference, np.ones(800), block, run, draws=300)
+            hits[name] += got.low <= 0.3 <= got.high
+    assert 0.90 <= hits["trials"] / runs <= 0.98
+    assert hits["rows"] / runs < 0.6
+
+
+def test_blocks_of_trials_end_at_gaps() -> None:
+    trial = np.array([3, 3, 4, 5, 6, 7, 20, 20, 21, 40])
+    assert trial_blocks(trial, 2).tolist() == [0, 0, 0, 1, 1, 2, 3, 3, 3, 4]
+    order = np.random.default_rng(0).permutation(len(trial))
+    assert trial_blocks(trial[order], 2).tolist() == trial_blocks(trial, 2)[order].tolist()
+    assert trial_blocks(np.arange(10), 5).tolist() == [0] * 5 + [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("difference", "weight", "message"),
+    [([1.0, np.nan], [1, 1], "finite"), ([1.0, 2.0], [0, 0], "positive sum"), ([1.0], [1, 1], "one length")],
+)
+def test_rows_that_cannot_be_compared_are_refused(difference: list, weight: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        block_interval(difference, weight, [0, 1])
 
 
 def summary(low: float, high: float, per_animal: dict[str, float], n: int = 7) -> Summary:
