@@ -18,6 +18,7 @@ import foundation
 from eval.adapted import Adapted, ProvenanceError, breaches, find_models, view_of
 from eval.baselines import Baseline, run_baselines, tasks_of
 from eval.examples import ConfusionExample
+from eval.leakage import leaks_of, refuse
 from eval.model_predictions import MODEL_TRACKS, predict_task
 from eval.predictions import traced, write_prediction
 from eval.region_evaluation import region_rows
@@ -63,7 +64,8 @@ def evaluate(
         `out/results.parquet`.
 
     Raises:
-        ProvenanceError: An animal was in pretraining, or a test trial was used in adaptation.
+        ProvenanceError: An animal was in pretraining, a test trial was used in adaptation, or the leak detector
+            (`eval.leakage`) is certain of another leak.
     """
     models = [adapted for run in runs for adapted in find_models(run, subjects)]
     names = {json.dumps(adapted.model.config.names, sort_keys=True) for adapted in models}
@@ -73,6 +75,11 @@ def evaluate(
     broken = [problem for adapted in models for problem in breaches(adapted, corpus)]
     if broken and not force:
         raise ProvenanceError("; ".join(broken) + ". Hold the animal out, or pass --force to score it under a stamp")
+    leaks = leaks_of(models, corpus)
+    if not force:
+        refuse(leaks)
+    broken += [str(leak) for leak in leaks if leak.decided]
+    undecided = [str(leak) for leak in leaks if not leak.decided]
 
     def session(recording_id: str) -> list[list[dict[str, Any]]]:
         """Rows of each model of a recording; baselines stand with the first."""
@@ -99,7 +106,7 @@ def evaluate(
             regions, confusions = region_rows(models, corpus, base, None if all_regions else subjects)
             rows += regions
         write_examples_of(models, corpus, out, confusions)
-        write_results(out, rows, _provenance(models, corpus, subjects, broken))
+        write_results(out, rows, _provenance(models, corpus, subjects, broken, undecided))
 
     by_recording: dict[str, list[Adapted]] = {}
     for adapted in models:
@@ -183,7 +190,9 @@ def write_examples_of(models: list[Adapted], corpus: Corpus, out: Path, confusio
     )
 
 
-def _provenance(models: list[Adapted], corpus: Corpus, subjects: list[str], broken: list[str]) -> dict[str, Any]:
+def _provenance(
+    models: list[Adapted], corpus: Corpus, subjects: list[str], broken: list[str], undecided: list[str]
+) -> dict[str, Any]:
     first = models[0].model
     licences = set()
     for recording_id in corpus.ids[:: max(1, len(corpus) // 10)]:
@@ -206,5 +215,6 @@ def _provenance(models: list[Adapted], corpus: Corpus, subjects: list[str], brok
         "versions": {"foundation": foundation.__version__, **first.provenance.get("versions", {})},
         "licences": sorted(licences),
         "forced": broken,
+        "leak_checks_undecided": undecided,
         "models": sorted({a.name for a in models}),
     }

@@ -24,7 +24,7 @@ from eval.session_view import SessionView
 from foundation.corpus import Corpus
 from foundation.splits import SplitName
 
-__all__ = ["Leak", "LeakageError", "Past", "find_leaks", "past_of", "refuse"]
+__all__ = ["Leak", "LeakageError", "Past", "find_leaks", "leaks_of", "past_of", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,18 @@ def _session_leaks(corpus: Corpus, key: str, past: Past) -> Iterator[Leak]:
             yield from covariate_leaks(view, target, [name for name in names if name in own])
     for mine, others in past.predictions.get(key, ()):
         yield from prediction_leaks(mine, others, view)
+
+
+def leaks_of(models: Sequence[Adapted], corpus: Corpus) -> list[Leak]:
+    """All leaks of adapted models of any splits and pretraining runs, each once; certain ones first."""
+    groups: dict[tuple[object, ...], list[Adapted]] = {}
+    for model in models:
+        for used in model.model.provenance["adapted"].values():
+            group = groups.setdefault((used["split"], int(used["fold"]), tuple(_pretraining(model))), [])
+            if model not in group:
+                group.append(model)
+    found = [leak for group in groups.values() for leak in find_leaks(corpus, past_of(group, corpus))]
+    return sorted(dict.fromkeys(found), key=lambda leak: not leak.decided)
 
 
 def past_of(models: Sequence[Adapted], corpus: Corpus) -> Past:

@@ -1,7 +1,9 @@
 """The metrics of the evaluation protocol (section 2) as pure functions of arrays; no files, models or sessions.
 
-Names carry the convention: `bps` and `d2` are against the mean count of the TRAIN rows, `bps_nlb` against that of
-the TEST rows. A non-finite prediction where a score is asked for is an error, never left out of a mean.
+Names carry the convention. The null of spike scores is an argument: protocol `bps` and `d2` give the mean count of the
+TRAIN rows, `bps_nlb` that of the TEST rows. `_uniform` is a mean over columns, `_variance_weighted` weighs them by the
+variance of the truth, no suffix pools all entries. A non-finite prediction where a score is asked for is an error,
+never left out of a mean. Condition means: `eval.psth`; calibration: `eval.calibration`; in chunks: `eval.metric_sums`.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ def scored_units(train_spikes: np.ndarray, test_spikes: np.ndarray) -> np.ndarra
     return (np.asarray(train_spikes) >= MIN_TRAIN_SPIKES) & (np.asarray(test_spikes) >= MIN_TEST_SPIKES)
 
 
-def poisson_log_likelihood(rate: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Log likelihood of each unit `(U,)` in nats, without the factorial term, which cancels in every difference.
+def checked_rates(rate: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rates and counts `(R, U)` as doubles, the rates floored at 1e-9.
 
     Args:
-        rate: `(R, U)` or `(U,)` expected count per bin; floored at 1e-9.
+        rate: `(R, U)` or `(U,)` expected count per bin.
         counts: `(R, U)` spikes per bin.
 
     Raises:
@@ -43,7 +45,15 @@ def poisson_log_likelihood(rate: np.ndarray, counts: np.ndarray) -> np.ndarray:
         raise ValueError(f"{int((~np.isfinite(rate)).sum())} non-finite rates in scored units; every one must be given")
     if (rate < 0).any():
         raise ValueError(f"a rate of {rate.min():.3g}; expected counts per bin >= 0, not log-rates")
-    rate = np.broadcast_to(np.maximum(rate, RATE_FLOOR), counts.shape)
+    return np.broadcast_to(np.maximum(rate, RATE_FLOOR), counts.shape), counts
+
+
+def poisson_log_likelihood(rate: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Log likelihood of each unit `(U,)` in nats, without the factorial term, which cancels in every difference.
+
+    Args and errors as in `checked_rates`.
+    """
+    rate, counts = checked_rates(rate, counts)
     return np.asarray(np.einsum("ru,ru->u", counts, np.log(rate)) - rate.sum(axis=0))
 
 
@@ -94,24 +104,73 @@ def d2_of_units(rate: np.ndarray, counts: np.ndarray, null_rate: np.ndarray) -> 
 
 
 def r2(truth: np.ndarray, value: np.ndarray) -> float:
-    """1 - SSE / SST about the mean of the truth, all entries pooled.
+    """1 - SSE / SST about the mean of the truth, all entries pooled; unclipped.
 
     Raises:
         ValueError: Shapes differ, a value is not finite, or the truth is constant.
     """
     truth, value = _pair(truth, value)
-    total = float(((truth - truth.mean()) ** 2).sum())
-    if total == 0:
+    truth, value = truth.reshape(-1), value.reshape(-1)
+    # By its values: the mean of equal numbers may be off by rounding, and SST then is tiny instead of 0.
+    if truth.min() == truth.max():
         raise ValueError("R2: the truth is constant, expected at least two different values")
-    return 1 - float(((truth - value) ** 2).sum()) / total
+    return 1 - float(((truth - value) ** 2).sum()) / float(((truth - truth.mean()) ** 2).sum())
+
+
+def r2_of_columns(truth: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """1 - SSE / SST of each column about its own mean, `(D,)`, unclipped; NaN where the truth is constant.
+
+    scikit-learn's `r2_score(multioutput="raw_values")`, which calls a constant column 1 or 0 instead.
+
+    Args:
+        truth: `(R, D)`, such as counts of D units or D kinematic variables.
+        value: `(R, D)`.
+    """
+    error, total = _column_errors(truth, value)
+    return np.asarray(1 - np.divide(error, total, out=np.full(len(total), np.nan), where=total > 0))
+
+
+def r2_uniform(truth: np.ndarray, value: np.ndarray) -> float:
+    """Unweighted mean of `r2_of_columns` over the columns whose truth varies (NEDS, NLB).
+
+    Raises:
+        ValueError: No column varies.
+    """
+    return float(np.nanmean(_some_column(r2_of_columns(truth, value))))
+
+
+def r2_variance_weighted(truth: np.ndarray, value: np.ndarray) -> float:
+    """1 - (sum of SSE) / (sum of SST) over the columns whose truth varies, each about its own mean (FALCON).
+
+    Equal to the mean of `r2_of_columns` weighted by the variance of the truth.
+
+    Raises:
+        ValueError: No column varies.
+    """
+    _some_column(r2_of_columns(truth, value))
+    error, total = _column_errors(truth, value)
+    return float(1 - error[total > 0].sum() / total.sum())
 
 
 def r_squared(truth: np.ndarray, value: np.ndarray) -> float:
-    """Squared Pearson correlation, all entries pooled; 0 for a constant prediction."""
+    """Squared Pearson correlation, all entries pooled; 0 for a constant prediction. Blind to scale, offset and sign."""
     truth, value = _pair(truth, value)
+    truth, value = truth.reshape(-1), value.reshape(-1)
     t, v = truth - truth.mean(), value - value.mean()
     power = float((t @ t) * (v @ v))
     return 0.0 if power == 0 else float(t @ v) ** 2 / power
+
+
+def r_squared_uniform(truth: np.ndarray, value: np.ndarray) -> float:
+    """Unweighted mean over the columns whose truth varies of their squared Pearson correlation; arguments `(R, D)`.
+
+    What some papers print as "R2" (STSBench); never below `r2_uniform`.
+
+    Raises:
+        ValueError: No column varies.
+    """
+    varies = np.isfinite(_some_column(r2_of_columns(truth, value)))
+    return float(np.mean([r_squared(t, v) for t, v in zip(np.asarray(truth).T[varies], np.asarray(value).T[varies])]))
 
 
 def partial_r2(truth: np.ndarray, value: np.ndarray, beyond: np.ndarray) -> float:
@@ -123,6 +182,7 @@ def partial_r2(truth: np.ndarray, value: np.ndarray, beyond: np.ndarray) -> floa
         beyond: `(R, F)` what the value must add to.
     """
     truth, value = _pair(truth, value)
+    truth, value = truth.reshape(-1), value.reshape(-1)
     design = np.column_stack([np.ones(len(truth)), beyond])
     coefficients = np.linalg.lstsq(design, np.column_stack([truth, value]), rcond=None)[0]
     residual = np.column_stack([truth, value]) - design @ coefficients
@@ -132,15 +192,27 @@ def partial_r2(truth: np.ndarray, value: np.ndarray, beyond: np.ndarray) -> floa
     return r_squared(residual[:, 0], residual[:, 1])
 
 
+def binary_labels(truth: np.ndarray, logit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and logits `(M,)` of a decoder of two classes, checked.
+
+    Raises:
+        ValueError: Shapes differ, a value is not finite, or a label is neither 0 nor 1.
+    """
+    label, logit = _pair(truth, logit)
+    if not np.isin(label, (0, 1)).all():
+        raise ValueError(f"labels {np.unique(label)[:5]}, expected 0 and 1")
+    return label.reshape(-1).astype(np.int64), logit.reshape(-1)
+
+
 def balanced_accuracy(truth: np.ndarray, logit: np.ndarray) -> float:
     """Mean over the classes in the truth of the share of trials called right, calling 1 where the logit is above 0."""
-    label, logit = _labels(truth, logit)
+    label, logit = binary_labels(truth, logit)
     return float(np.mean([np.mean((logit[label == k] > 0) == k) for k in np.unique(label)]))
 
 
 def auc(truth: np.ndarray, logit: np.ndarray) -> float:
     """Area under the ROC curve as the Mann-Whitney statistic, ties 1/2; NaN when the truth holds one class only."""
-    label, logit = _labels(truth, logit)
+    label, logit = binary_labels(truth, logit)
     positive = int(label.sum())
     negative = len(label) - positive
     if not positive or not negative:
@@ -151,7 +223,7 @@ def auc(truth: np.ndarray, logit: np.ndarray) -> float:
 
 def cross_entropy_bits(truth: np.ndarray, logit: np.ndarray) -> float:
     """Mean over trials of -log2 p(truth), p the logistic function of the logit."""
-    label, logit = _labels(truth, logit)
+    label, logit = binary_labels(truth, logit)
     return float(np.mean(np.logaddexp(0, np.where(label == 1, -logit, logit))) / np.log(2))
 
 
@@ -162,9 +234,7 @@ def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
         truth: `(M,)` labels of any type.
         predicted: `(M,)` labels; a class that is only predicted lowers the scores of the others, and has none itself.
     """
-    truth, predicted = np.asarray(truth), np.asarray(predicted)
-    if truth.shape != predicted.shape or not len(truth):
-        raise ValueError(f"truth {truth.shape} and predicted {predicted.shape}; expected one label each, at least one")
+    truth, predicted = _classes(truth, predicted)
     scores = []
     for label in np.unique(truth):
         hit = int(((truth == label) & (predicted == label)).sum())
@@ -173,9 +243,36 @@ def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def class_balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean recall of the classes that occur in the truth, for labels of any type."""
-    truth, predicted = np.asarray(truth), np.asarray(predicted)
+    """Mean recall of the classes that occur in the truth, for any number of classes with labels of any type.
+
+    Args:
+        truth: `(M,)`.
+        predicted: `(M,)`.
+    """
+    truth, predicted = _classes(truth, predicted)
     return float(np.mean([np.mean(predicted[truth == label] == label) for label in np.unique(truth)]))
+
+
+def _classes(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    truth, predicted = np.asarray(truth), np.asarray(predicted)
+    if truth.shape != predicted.shape or not truth.size:
+        raise ValueError(f"truth {truth.shape} and predicted {predicted.shape}; expected one label each, at least one")
+    return truth, predicted
+
+
+def _column_errors(truth: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """SSE and SST about the mean of each column; SST exactly 0 for a constant one."""
+    truth, value = _pair(truth, value)
+    if truth.ndim != 2:
+        raise ValueError(f"R2 by columns: the truth has shape {truth.shape}, expected (rows, columns)")
+    total = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
+    return ((truth - value) ** 2).sum(axis=0), np.where(truth.min(axis=0) == truth.max(axis=0), 0, total)
+
+
+def _some_column(scores: np.ndarray) -> np.ndarray:
+    if not np.isfinite(scores).any():
+        raise ValueError("R2: the truth is constant in every column, expected at least two different values in one")
+    return scores
 
 
 def _pair(truth: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -184,11 +281,4 @@ def _pair(truth: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         raise ValueError(f"truth {truth.shape} and prediction {value.shape}; expected the same shape, not empty")
     if not (np.isfinite(truth).all() and np.isfinite(value).all()):
         raise ValueError("non-finite values in scored rows; every scored row needs a prediction")
-    return truth.reshape(-1), value.reshape(-1)
-
-
-def _labels(truth: np.ndarray, logit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    label, logit = _pair(truth, logit)
-    if not np.isin(label, (0, 1)).all():
-        raise ValueError(f"labels {np.unique(label)[:5]}, expected 0 and 1")
-    return label.astype(np.int64), logit
+    return truth, value

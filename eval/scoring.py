@@ -12,6 +12,7 @@ import numpy as np
 
 from eval import metrics
 from eval.predictions import LABEL_TASKS, RATE_TASKS, VALUE_TASKS, Prediction, traced
+from eval.psth import MIN_TRIALS, Cells, psth_r2_of_units
 from eval.session_view import SessionView
 
 # Share of a trial's bins that forecasting may read, and the times after trial start at which choice is decoded.
@@ -44,6 +45,24 @@ def target_rows(view: SessionView, task: str) -> np.ndarray:
     if (name := traced(task)) is not None:
         return view.row_covariates[name].observed
     return np.ones(len(view.trial), bool)
+
+
+def conditions(view: SessionView) -> np.ndarray:
+    """`(M,)` condition of each trial: trials that agree in every categorical covariate of scope trial share one.
+
+    -1 for a trial with an unobserved one, and for all trials of a session without such covariates. Continuous
+    covariates (contrast, difficulty) do not divide: nearly every trial would be a condition of its own.
+    """
+    names = [name for name, c in view.trial_covariates.items() if c.spec.kind == "categorical"]
+    if not names:
+        return np.full(len(view.source_trial), -1)
+    observed = np.all([_observed_trials(view, name) for name in names], axis=0)
+    values = np.column_stack([view.trial_covariates[name].values for name in names])
+    # Numbered by the observed trials, so that what an unobserved one holds cannot matter.
+    found = np.full(len(observed), -1)
+    if observed.any():
+        found[observed] = np.unique(values[observed], axis=0, return_inverse=True)[1].reshape(-1)
+    return found
 
 
 class CosmoothFold(NamedTuple):
@@ -80,9 +99,10 @@ def score(prediction: Prediction, view: SessionView) -> dict[str, Score]:
     """Score a prediction on the test trials of a view.
 
     Returns:
-        Metric name -> value, convention, n. Rate tasks: bps, bps_nlb, bps_unit, d2, d2_unit, frac_units_positive. Label
-        tasks: auc, balanced_accuracy, cross_entropy_bits; `choice_t`: their means over the decoding times, and the
-        scores at each time. Value tasks: r2, r_squared; `evidence` also partial_r2.
+        Metric name -> value, convention, n; the first is the headline. Rate tasks: bps, bps_nlb, bps_unit, d2, d2_unit,
+        frac_units_positive, trial_r2, and psth_r2, psth_r2_weighted where the session has conditions. Label tasks:
+        auc, balanced_accuracy, cross_entropy_bits; `choice_t`: their means over the decoding times, and the scores at
+        each time. Value tasks: r2, r_squared; `evidence` also partial_r2.
 
     Raises:
         ValueError: Another session, split, fold or bin size; a scored row or unit is missing, twice or not finite.
@@ -129,6 +149,7 @@ def _score_rates(prediction: Prediction, view: SessionView) -> dict[str, Score]:
     counts, null, test_mean = counts[:, keep], train.mean(axis=0, dtype=float)[keep], counts[:, keep].mean(axis=0)
     per_unit, per_unit_d2 = metrics.bits_per_spike(rate, counts, null), metrics.d2_of_units(rate, counts, null)
     units, spikes = int(keep.sum()), int(counts.sum())
+    cells = Cells.of(conditions(view)[view.trial[test]], view.bin[test])
     return {
         "bps": Score(
             metrics.pooled_bits_per_spike(rate, counts, null), "bits/spike, null train mean, pooled units", spikes
@@ -140,7 +161,30 @@ def _score_rates(prediction: Prediction, view: SessionView) -> dict[str, Score]:
         "d2": Score(metrics.d2(rate, counts, null), "deviance explained, null train mean, pooled units", spikes),
         "d2_unit": Score(float(np.nanmean(per_unit_d2)), "deviance explained, null train mean, mean over units", units),
         "frac_units_positive": Score(float((per_unit > 0).mean()), "share of units with bps > 0", units),
+        "trial_r2": _mean_r2(metrics.r2_of_columns(counts, rate), "R2 of counts in single trials and bins"),
+        **_psth_scores(rate, counts, cells),
     }
+
+
+def _psth_scores(rate: np.ndarray, counts: np.ndarray, cells: Cells) -> dict[str, Score]:
+    """R2 of condition means; empty where no condition has the trials for them, or all means are equal."""
+    if len(cells.size) < 2 or not np.isfinite(each := psth_r2_of_units(rate, counts, cells)).any():
+        return {}
+    what = (
+        "R2 of means over test trials with equal categorical trial covariates, of each bin that "
+        f"{MIN_TRIALS} or more of them reach"
+    )
+    weighted = metrics.r2_variance_weighted(cells.means(counts), cells.means(rate))
+    return {
+        "psth_r2": _mean_r2(each, what),
+        "psth_r2_weighted": Score(weighted, f"{what}, units weighted by variance", int(np.isfinite(each).sum())),
+    }
+
+
+def _mean_r2(each: np.ndarray, what: str) -> Score:
+    varies = np.isfinite(each)
+    convention = f"{what}, each unit about its test mean, mean over units"
+    return Score(float(each[varies].mean()) if varies.any() else float("nan"), convention, int(varies.sum()))
 
 
 def _label_scores(truth: np.ndarray, logit: np.ndarray) -> dict[str, Score]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import r2_score, roc_auc_score
 
 from eval import metrics
 from eval.predictions import Prediction, read_prediction, write_prediction
-from eval.scoring import cosmooth_folds, forecast_rows, score, target_rows
+from eval.scoring import conditions, cosmooth_folds, forecast_rows, score, target_rows
 from eval.session_view import SessionView
 from foundation.corpus import Corpus
 from foundation.recording import Covariate, CovariateSpec, Recording
@@ -55,6 +55,55 @@ def test_rate_scores_equal_the_metrics_by_hand(view: SessionView) -> None:
     assert scores["bps_unit"].value == pytest.approx(each.mean())
     assert scores["bps_unit"].n == keep.sum()
     assert scores["frac_units_positive"].value == pytest.approx((each > 0).mean())
+    assert next(iter(scores)) == "bps"
+    assert scores["trial_r2"].value == pytest.approx(r2_score(y, r))
+    assert scores["trial_r2"].n == keep.sum()
+
+
+def test_psth_scores_equal_a_loop_over_the_conditions_of_the_recording(
+    synthetic_corpus: Corpus, view: SessionView
+) -> None:
+    """Choice and block are categorical, contrast is not: a condition is a pair of them."""
+    recording = synthetic_corpus[synthetic_corpus.ids[0]]
+    choice, block = (recording.covariates[name].values for name in ("choice", "block"))
+    rate = _rates(view)
+    scores = score(Prediction.of_rates(view, "encode", "m", rate, np.ones(len(view.trial), bool)), view)
+    train, test = (np.isin(view.trial, np.flatnonzero(view.roles == role)) for role in (0, 2))
+    keep = (view.counts[train].sum(axis=0, dtype=float) >= 50) & (view.counts[test].sum(axis=0, dtype=float) >= 10)
+    truth, value = [], []
+    for c in range(2):
+        for b in range(3):
+            alike = test & (choice[view.trial] == c) & (block[view.trial] == b)
+            for k in range(view.num_bins.max()):
+                rows = alike & (view.bin == k)
+                if rows.sum() >= 4:
+                    truth.append(view.counts[rows][:, keep].mean(axis=0))
+                    value.append(rate[rows][:, keep].mean(axis=0))
+    varies = np.ptp(truth, axis=0) > 0
+    truth, value = np.array(truth)[:, varies], np.array(value)[:, varies]
+    assert len(truth) >= 100
+    assert scores["psth_r2"].value == pytest.approx(r2_score(truth, value))
+    assert scores["psth_r2"].n == scores["psth_r2_weighted"].n == varies.sum()
+    weighted = r2_score(truth, value, multioutput="variance_weighted")
+    assert scores["psth_r2_weighted"].value == pytest.approx(weighted)
+
+
+def test_conditions_are_trials_alike_in_what_is_categorical(tiny_recording: TinyRecording) -> None:
+    view = SessionView.of(tiny_recording())
+    choice, block = (view.trial_covariates[name] for name in ("choice", "block"))
+    found = conditions(view)
+    seen = choice.observed & block.observed
+    assert not seen.all()
+    np.testing.assert_array_equal(found == -1, ~seen)
+    for i in np.flatnonzero(seen):
+        alike = seen & (choice.values == choice.values[i]) & (block.values == block.values[i])
+        np.testing.assert_array_equal(found == found[i], alike)
+    bare = SessionView.of(tiny_recording(covariates={}))
+    assert (conditions(bare) == -1).all()
+    rate = np.full(bare.counts.shape, 0.1)
+    scores = score(Prediction.of_rates(bare, "encode", "m", rate, np.ones(len(bare.trial), bool)), bare)
+    assert "psth_r2" not in scores
+    assert np.isfinite(scores["trial_r2"].value)
 
 
 def test_order_and_extra_rows_do_not_matter(view: SessionView) -> None:
