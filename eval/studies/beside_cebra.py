@@ -47,6 +47,8 @@ class Variant:
         max_iterations: Steps.
         output_dimension: D.
         unit_dropout: Share of units silenced in each window of a step.
+        noise: Look for the positive near the anchor's own label, at this standard deviation in those of the label,
+            and not at a difference that the label makes elsewhere, which at the end of a lap is the whole track.
     """
 
     temperature: float = 1.0
@@ -56,6 +58,7 @@ class Variant:
     max_iterations: int | None = None
     output_dimension: int | None = None
     unit_dropout: float = 0.0
+    noise: float | None = None
 
 
 @dataclass
@@ -159,8 +162,10 @@ def _ours(task: Task, read: Recorded, config: Config, variant: Variant, seed: in
         "batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
         "random_state": seed,
-        **{name: value for name, value in asdict(variant).items() if value is not None},
+        **{name: value for name, value in asdict(variant).items() if value is not None and name != "noise"},
     }
+    if variant.noise is not None:
+        settings |= {"query": "delta", "delta": variant.noise * float(read.label[read.split.train].std())}
     model = ContrastiveEmbedding(**settings)  # type: ignore[arg-type]
     train = read.split.train
     model.fit(read.activity[train], read.label[train], trial=read.stretch[train])
