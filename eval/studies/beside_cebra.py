@@ -233,9 +233,13 @@ def _findings(rows: pd.DataFrame, tasks: dict[str, tuple[Task, Recorded]], confi
         )
         if THEIRS in mine.index:
             gap = mine.loc[OURS].score - mine.loc[THEIRS].score
+            text += f" The cebra package: {_number(mine, THEIRS)}; our {gap:+.3f} is "
             spread = np.hypot(mine.loc[OURS].sd, mine.loc[THEIRS].sd)
-            within = "within" if abs(gap) <= 2 * spread else "beyond"
-            text += f" The cebra package: {_number(mine, THEIRS)}; our {gap:+.3f} is {within} seed noise (2 SD)."
+            text += (
+                "of one seed, and may be noise."
+                if np.isnan(spread)
+                else f"{'within' if abs(gap) <= 2 * spread else 'beyond'} seed noise (2 SD)."
+            )
         remarks.append(text)
     remarks.append(
         "Every score is of one recording's last stretch; intervals over animals are not to be had from these data. SD "
