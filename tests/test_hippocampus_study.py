@@ -51,8 +51,16 @@ def rat(seed: int = 0, length: int = 1600, units: int = 24, lap_bins: int = 120)
 
 @pytest.fixture(scope="module")
 def config() -> Config:
+    # As few steps as these learn too little by heart for silenced units to be of use.
     return Config(
-        seeds=[0, 1], steps=80, batch_size=128, learning_rate=4e-3, num_points=100, partitions=2, synthetic=False
+        seeds=[0, 1],
+        steps=80,
+        batch_size=128,
+        learning_rate=4e-3,
+        unit_dropout=0.0,
+        num_points=100,
+        partitions=2,
+        synthetic=False,
     )
 
 
