@@ -30,7 +30,8 @@ class ActivityWindows:
         """Move sessions `(T, N)` with trials `(T,)` to a device."""
         self._device = device
         self._before, self._after = receptive_field // 2, receptive_field - 1 - receptive_field // 2
-        self._activity = [torch.as_tensor(np.ascontiguousarray(a, np.float32), device=device) for a in activity]
+        # Copied only where they have to be; PyTorch warns of arrays that cannot be written to.
+        self._activity = [torch.as_tensor(np.require(a, np.float32, "CW"), device=device) for a in activity]
         self._borders = [_borders(t) for t in trial]
         self.first = np.concatenate([[0], np.cumsum([len(a) for a in activity])])
 

@@ -40,7 +40,7 @@ def read_activity(X: Any, trial: Any, name: str) -> tuple[np.ndarray, np.ndarray
     Raises:
         ValueError: Not two-dimensional, not finite, or trials that are not one integer per bin.
     """
-    activity = check_array(X, dtype="numeric", input_name=name).astype(np.float32)
+    activity = check_array(X, dtype="numeric", input_name=name).astype(np.float32, copy=False)
     if trial is None:
         return activity, np.zeros(len(activity), np.int64)
     borders = np.asarray(trial)

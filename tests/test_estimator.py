@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from foundation.activity_windows import ActivityWindows
 from foundation.estimator import ContrastiveEmbedding, Head
 from foundation.tensor_file import read_tensors, write_tensors
 
@@ -105,6 +107,27 @@ def test_global_generators_are_neither_used_nor_moved() -> None:
     assert torch.equal(torch.get_rng_state(), torch_state)
     torch.manual_seed(99)
     assert np.array_equal(first, ContrastiveEmbedding("behavior", **SMALL).fit_transform(counts, position))
+
+
+def test_activity_is_neither_copied_nor_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 sessions are used where they lie, those that cannot be written to without a warning."""
+    X, y, _ = ring(0, 200)
+    kept, held = X.copy(), []
+    make = ActivityWindows.__init__
+
+    def spy(self: ActivityWindows, activity: list[np.ndarray], *rest: Any) -> None:
+        held.append([np.shares_memory(X, part) for part in activity])
+        make(self, activity, *rest)
+
+    monkeypatch.setattr(ActivityWindows, "__init__", spy)
+    first = ContrastiveEmbedding("behavior", random_state=0, **SMALL).fit(X, y).transform(X)
+    assert held[0] == [True]
+    np.testing.assert_array_equal(X, kept)
+    X.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = ContrastiveEmbedding("behavior", random_state=0, **SMALL).fit(X, y).transform(X)
+    np.testing.assert_array_equal(first, again)
 
 
 def test_training_in_parts_is_training_at_once() -> None:
@@ -514,6 +537,7 @@ def test_a_tampered_header_is_refused_without_memory(name: str, value: Any, tmp_
 LAUNCHED = """
 import sys
 import numpy as np
+from foundation.activity_windows import ActivityWindows
 from foundation.estimator import ContrastiveEmbedding, Head
 from tests.test_estimator import SMALL, ring
 
