@@ -40,7 +40,8 @@ def read_yaml(path: str | Path | None, overrides: list[str] | None = None) -> di
         if not sign:
             raise ValueError(f"override {override!r}: expected section.field=value")
         try:
-            _set(raw, key.split("."), yaml.safe_load(value), override)
+            # Nothing behind the sign is an empty text; YAML would read null.
+            _set(raw, key.split("."), yaml.safe_load(value) if value else "", override)
         except yaml.YAMLError as error:
             raise ValueError(f"override {override!r}: not YAML ({_one_line(error)})") from None
     return raw

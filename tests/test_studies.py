@@ -202,3 +202,17 @@ def test_images_are_as_dark_as_they_were_drawn(tmp_path: Path) -> None:
     write_findings(Findings("t", "q", figures=[Figure("dark", "", drawing)]), tmp_path, {})
     image = np.asarray(Image.open(io.BytesIO((tmp_path / "dark.png").read_bytes())).convert("RGB"))
     assert (image == (0x0F, 0x16, 0x1D)).all()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_overrides_that_the_head_of_a_config_names_are_understood(path: Path) -> None:
+    """Commented commands are run by nobody else before a user does."""
+    for line in re.findall(r"^\s*#(.*)", path.read_text(), flags=re.MULTILINE):
+        if "prepare" not in line:
+            words = [word.rstrip(".;") for word in line.split() if re.match(r"[a-z_][\w.]*=", word)]
+            load_study(path, words)
+
+
+def test_nothing_behind_the_sign_is_an_empty_text() -> None:
+    path = next(path for path in CONFIGS if path.stem == "hippocampus")
+    assert load_study(path, ["direction="])[2].direction == ""

@@ -60,6 +60,8 @@ class Config:
         output_dimension: Of embeddings and of the PCA.
         steps: Of every fit.
         learning_rate: Of every fit; on the validation stretch of buddy 3e-4 and 1e-3 were far behind at as many steps.
+        unit_dropout: Share of units silenced in each window of a step; chosen on buddy's validation stretch
+            (`beside_cebra_changes.yaml`). Without it few labels are learned by heart.
         delta: Of positive pairs, standard deviation of the label difference, in the label's own. Differences in time,
             the estimator's default, do not exist where labels are missing at random.
         seeds: Each draws noise, laps and the start of every fit.
@@ -79,6 +81,7 @@ class Config:
     output_dimension: int = 8
     steps: int = 400
     learning_rate: float = 3e-3
+    unit_dropout: float = 0.5
     delta: float = 0.1
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     noise: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])

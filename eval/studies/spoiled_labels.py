@@ -26,6 +26,7 @@ class Settings(Protocol):
     output_dimension: int
     steps: int
     learning_rate: float
+    unit_dropout: float
     delta: float
 
 
@@ -164,6 +165,7 @@ def _embed(task: Task, model: str, config: Settings, seed: int) -> np.ndarray:
         receptive_field=config.receptive_field,
         max_iterations=config.steps,
         learning_rate=config.learning_rate,
+        unit_dropout=config.unit_dropout,
         query="delta",
         delta=config.delta * float(task.truth[task.split.train].std()),
         allow_missing_labels=True,
