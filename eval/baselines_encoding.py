@@ -196,7 +196,7 @@ def cosmooth_fit(view: SessionView, offset: np.ndarray | None = None) -> RateFit
     first = view.first_row()[view.trial]
     last = first + view.num_bins[view.trial] - 1
     counts = np.sqrt(view.counts.astype(float))
-    windows = np.stack([_window(counts, first, last, near, far) for near, far in COSMOOTH_WINDOWS], axis=2)
+    windows = np.stack([window_mean(counts, first, last, near, far) for near, far in COSMOOTH_WINDOWS], axis=2)
     rate, loss = np.full(view.counts.shape, np.nan), 0.0
     for fold in cosmooth_folds(view):
         block = windows[:, fold.inputs].reshape(len(train), -1)
@@ -279,8 +279,16 @@ def _forecast_neurons(
     return RateFit(np.exp(np.stack([path[best] for path in paths], axis=1)), float(losses[best].sum()))
 
 
-def _window(values: np.ndarray, first: np.ndarray, last: np.ndarray, near: int, far: int) -> np.ndarray:
-    """Mean over `near` .. `far` bins back (negative: ahead) of the same trial; bins outside it count as absent."""
+def window_mean(values: np.ndarray, first: np.ndarray, last: np.ndarray, near: int, far: int) -> np.ndarray:
+    """Mean `(R, F)` over `near` .. `far` bins back (negative: ahead) of the same trial; 0 where it has none of them.
+
+    Args:
+        values: `(R, F)`.
+        first: `(R,)` row of the first bin of each row's trial.
+        last: `(R,)` row of its last bin.
+        near: Nearest bin back.
+        far: Farthest bin back, >= near.
+    """
     total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
     row = np.arange(len(values))
     low, high = np.maximum(row - far, first), np.minimum(row - near, last) + 1
