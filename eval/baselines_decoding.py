@@ -7,6 +7,7 @@ and predicting spikes, are elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -17,13 +18,10 @@ from eval.design import standardize, window_sum
 from eval.kalman import kalman_fit
 from eval.linear_fits import ScalarFit, log_loss, logistic, ridge
 from eval.scoring import choice_by_time, target_rows
-from eval.session_mlp import mlp_fit
 from eval.session_view import SessionView
 from eval.trial_windows import WINDOW_SETS, window_means, window_rates, window_spikes
 from foundation.task_basis import hats
 
-# Of the windows of a trial, those that a network is tried on.
-MLP_WINDOWS = ("halves", "quarters", "last 100, 200 ms and before")
 # Lag windows of evidence decoding in bins of 20 ms, (nearest, farthest): to 320 ms.
 EVIDENCE_WINDOWS = ((0, 0), (1, 1), (2, 3), (4, 6), (7, 10), (11, 15))
 
@@ -69,10 +67,10 @@ def stimulus_features(view: SessionView, *, until: np.ndarray | None = None) -> 
 def label_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
     """Logits `(M,)` of a trial-scope label of two classes.
 
-    From spikes: `logistic`, `factor_logistic` (the same on factors), `nearest_neighbors`, `naive_bayes`, `mlp`. A
+    From spikes: `logistic`, `factor_logistic` (the same on factors), `nearest_neighbors`, `naive_bayes`. A
     reference: `logistic_with_stimulus`. The nulls are `majority` (the train share of the classes) and `stimulus`.
     """
-    label, train, val = _labels(view, name)
+    label, train, val = labels_of(view, name)
     stimulus = stimulus_features(view)
     share = (label[train].sum() + 0.5) / (len(train) + 1)
     majority = np.full(len(label), np.log(share / (1 - share)))
@@ -97,10 +95,6 @@ def label_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
         ),
         "naive_bayes": _least(
             poisson_naive_bayes(*window_spikes(view, windows), label, train, val) for windows in WINDOW_SETS.values()
-        ),
-        "mlp": _least(
-            mlp_fit(standardize(window_rates(view, WINDOW_SETS[name]), train), label, train, val, "label")
-            for name in MLP_WINDOWS
         ),
     }
 
@@ -132,11 +126,9 @@ def _factors(view: SessionView) -> list[np.ndarray]:
 def value_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
     """Values `(M,)` of a continuous trial-scope covariate, and the null `train_mean`.
 
-    From spikes: `ridge`, `factor_ridge` (the same on factors), `nearest_neighbors`, `mlp`.
+    From spikes: `ridge`, `factor_ridge` (the same on factors), `nearest_neighbors`.
     """
-    covariate = view.trial_covariates[name]
-    target = covariate.values.astype(float)
-    train, val = (t[covariate.observed[t]] for t in (view.trials_in("train"), view.trials_in("val")))
+    target, train, val = values_of(view, name)
     mean = np.full(len(target), target[train].mean())
     rates = [window_rates(view, windows) for windows in WINDOW_SETS.values()]
     return {
@@ -148,16 +140,12 @@ def value_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
             for windows in WINDOW_SETS.values()
         ),
         "nearest_neighbors": _least(nearest_value(rate, target, train, val) for rate in rates),
-        "mlp": _least(
-            mlp_fit(standardize(window_rates(view, WINDOW_SETS[name]), train), target, train, val, "value")
-            for name in MLP_WINDOWS
-        ),
     }
 
 
 def choice_in_time_fits(view: SessionView) -> dict[str, ScalarFit]:
     """Logits of the choice `(R,)` at the decoding times, from spikes (`logistic`) or clicks (`stimulus`) up to then."""
-    label, train, val = _labels(view, "choice")
+    label, train, val = labels_of(view, "choice")
     rows = target_rows(view, "choice_t")
     first = view.first_row()
     counts = view.counts.astype(float)
@@ -189,26 +177,47 @@ def _constant(logit: float, label: np.ndarray, val: np.ndarray) -> ScalarFit:
     return ScalarFit(value, log_loss(value[val], label[val]) if len(val) else float(np.log(2)))
 
 
+@dataclass(frozen=True)
+class TraceInputs:
+    """What the decoders of a behavior in time are given.
+
+    Attributes:
+        target: `(R,)` first dimension of the behavior.
+        train: `(R,)` bool: rows to fit on.
+        val: `(R,)` bool.
+        time: `(R, 8)` bumps over the time in trial.
+        neural: `(R, F)` lagged and running counts, standardized, and time.
+    """
+
+    target: np.ndarray
+    train: np.ndarray
+    val: np.ndarray
+    time: np.ndarray
+    neural: np.ndarray
+
+
+def trace_inputs(view: SessionView, name: str, *, causal: bool) -> TraceInputs:
+    """Of a continuous covariate of scope `time`; `causal` leaves out counts after the bin."""
+    behavior = view.row_covariates[name]
+    train, val = view.rows_in("train") & behavior.observed, view.rows_in("val") & behavior.observed
+    time = hats(view.time_s, np.linspace(view.bin_size_s, float(view.time_s[train].max()), 8))
+    neural = np.concatenate([standardize(_lagged_counts(view, causal), train), 3 * time], axis=1)
+    return TraceInputs(behavior.values[:, 0].astype(float), train, val, time, neural)
+
+
 def trace_fits(view: SessionView, name: str, *, causal: bool) -> dict[str, ScalarFit]:
     """A continuous behavior in time `(R,)`, from spikes, and nulls.
 
     `ridge` is the Wiener decoder: a linear filter of the counts of all units, here in lag windows, with running counts
-    and time beside them; `factor_ridge` the same on factors; `mlp` a network on the inputs of `ridge`; `kalman` the
-    filter or (acausal) the smoother.
+    and time beside them; `factor_ridge` the same on factors; `kalman` the filter or (acausal) the smoother.
 
     The nulls are `time` (time in trial) and `true_choice_by_time`; acausal also the baselines `decoded_choice_by_time`
     and `ridge_with_decoded_choice`, whose choice is read from the spikes of the whole trial.
     """
-    behavior = view.row_covariates[name]
-    target = behavior.values[:, 0].astype(float)
-    train, val = view.rows_in("train") & behavior.observed, view.rows_in("val") & behavior.observed
-    time = hats(view.time_s, np.linspace(view.bin_size_s, float(view.time_s[train].max()), 8))
-    neural = np.concatenate([standardize(_lagged_counts(view, causal), train), 3 * time], axis=1)
+    inputs = trace_inputs(view, name, causal=causal)
+    target, train, val, time, neural = inputs.target, inputs.train, inputs.val, inputs.time, inputs.neural
     fits = {"time": ridge(time, target, train, val), "ridge": ridge(neural, target, train, val)}
     fits["kalman"] = kalman_fit(view, name, causal=causal)
-    fits["mlp"] = mlp_fit(
-        neural, target, np.flatnonzero(train), np.flatnonzero(val), "value", seeds=(0, 1), batch_size=256
-    )
     fits["factor_ridge"] = _least(
         ridge(
             np.concatenate([standardize(_lagged_factors(view, factors, causal), train), 3 * time], axis=1),
@@ -262,7 +271,7 @@ def _lagged_factors(view: SessionView, factors: np.ndarray, causal: bool) -> np.
 
 def _out_of_fold_choice(view: SessionView, num_folds: int = 5) -> np.ndarray:
     """Logit of the choice `(M,)`; that of a train trial comes from a fit without it, so that it errs like a new one."""
-    label, train, val = _labels(view, "choice")
+    label, train, val = labels_of(view, "choice")
     fit, features = _best_windows(view, label, train, val)
     logit = fit.value.copy()
     for part in np.array_split(train, min(num_folds, len(train))):
@@ -271,7 +280,14 @@ def _out_of_fold_choice(view: SessionView, num_folds: int = 5) -> np.ndarray:
     return logit
 
 
-def _labels(view: SessionView, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def values_of(view: SessionView, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers `(M,)` of a trial-scope covariate, and the train and val trials that have one."""
+    covariate = view.trial_covariates[name]
+    train, val = (t[covariate.observed[t]] for t in (view.trials_in("train"), view.trials_in("val")))
+    return covariate.values.astype(float), train, val
+
+
+def labels_of(view: SessionView, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels `(M,)`, and the train and val trials that have one."""
     covariate = view.trial_covariates.get(name)
     if covariate is None or covariate.spec.num_classes != 2:

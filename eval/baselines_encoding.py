@@ -7,12 +7,13 @@ trials: a penalty for each unit alone follows the noise of a few hundred validat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy.ndimage
 
 from eval.design import at_bin, drift_features, event_features, standardize, task_features, window_sum
-from eval.scoring import FORECAST_KNOWN, cosmooth_folds, forecast_rows
+from eval.scoring import cosmooth_folds, forecast_rows, known_bins
 from eval.session_view import SessionView
 from foundation.poisson_ridge import choose_penalty, log_rate
 
@@ -147,6 +148,8 @@ def ensemble(view: SessionView, first: RateFit, second: RateFit) -> RateFit:
     return RateFit(rate, validation_loss(view, rate))
 
 
+# Encoding with track E2 and co-smoothing (b) of a session share it.
+@lru_cache(maxsize=1)
 def encoding_fits(view: SessionView, *, to_end: bool) -> dict[str, RateFit]:
     """The GLM, its reduced-rank form and their ensemble, with the inputs of track E2 (`to_end`) or E1."""
     drift, task = drift_features(view), task_features(view, to_end=to_end)
@@ -219,7 +222,7 @@ def forecast_fits(view: SessionView) -> dict[str, RateFit]:
     """
     rows = forecast_rows(view)
     train = view.rows_in("train") & rows
-    known = np.floor(FORECAST_KNOWN * view.num_bins + 1e-9).astype(np.int64)
+    known = known_bins(view)
     events = {name: c.values[:, 0] for name, c in view.row_covariates.items() if c.spec.kind == "event"}
     leave_out = [*view.row_covariates, *(n for n, c in view.trial_covariates.items() if c.spec.role == "behavior")]
     task = task_features(view, to_end=True, without=leave_out)

@@ -9,7 +9,6 @@ the encoder has not seen. Which counts may be read, and which are asked for, is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,17 +54,15 @@ class VaeConfig:
 
 @dataclass(frozen=True)
 class PaddedTrials:
-    """N trials of up to T bins and U units; beyond a trial's end counts and offsets are 0.
+    """N trials of up to T bins and U units; beyond a trial's end counts are 0.
 
     Attributes:
         counts: `(N, T, U)`.
-        offset: `(N, T, U)` log-rates that the model adds to; without knowledge, the logs of the mean counts.
         num_bins: `(N,)`.
         known_bins: `(N,)` how many bins of each the encoder may read, >= 1.
     """
 
     counts: np.ndarray
-    offset: np.ndarray
     num_bins: np.ndarray
     known_bins: np.ndarray
 
@@ -74,7 +71,7 @@ class SequentialVae(nn.Module):
     """The networks; training is in `fit_sequential_vae`."""
 
     def __init__(self, num_units: int, config: VaeConfig, generator: torch.Generator) -> None:
-        """Draw the weights; at first all rates are the offset's, nearly.
+        """Draw the weights; at first no log-rate is far from 0.
 
         Args:
             num_units: U.
@@ -148,8 +145,10 @@ def fit_sequential_vae(
     *,
     seed: int,
     config: VaeConfig | None = None,
-) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-    """Train one network for K questions at once; each batch is of one question, drawn at random.
+) -> list[np.ndarray]:
+    """Factors `(N, T, factors)` for each of K questions, of one network that is trained on all at once.
+
+    Each batch is of one question, drawn at random. Log-rates are about the logs of the train means.
 
     Args:
         trials: Of all roles; what is in test trials has no part in training.
@@ -160,28 +159,26 @@ def fit_sequential_vae(
         val: Likewise.
         seed: Of everything random.
         config: Sizes and training.
-
-    Returns:
-        A function from a question's number to factors `(N, T, factors)` and expected counts per bin `(N, T, U)`.
     """
     config = config or VaeConfig()
     generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-    counts, offset, units = (torch.as_tensor(a, dtype=torch.float32) for a in (trials.counts, trials.offset, readable))
-    asked_units = torch.as_tensor(asked)
+    counts = torch.as_tensor(trials.counts, dtype=torch.float32)
+    units, asked_units = torch.as_tensor(readable), torch.as_tensor(asked)
     num_bins, known = torch.as_tensor(trials.num_bins), torch.as_tensor(trials.known_bins)
     bins = torch.arange(counts.shape[1])
     inside, shown = ((bins < length[:, None])[:, :, None] for length in (num_bins, known))
+    mean = counts[train].sum(dim=(0, 1)) / num_bins[train].sum()
     # Read as they are but for the scale: a unit of 1 Hz and one of 50 Hz weigh about the same.
-    scale = 1 / counts[train].sum(dim=(0, 1)).div(float(num_bins[train].sum())).add(0.01).sqrt()
+    offset, scale = mean.clamp(min=1e-4).log(), (mean + 0.01).rsqrt()
     network = SequentialVae(counts.shape[2], config, generator)
     keep = 1 - config.hidden_share
 
     def loss(batch: np.ndarray, step: int) -> torch.Tensor:
         question = int(rng.integers(len(units)))
-        readable_here = (shown[batch] & (units[question] > 0)).expand(counts[batch].shape)
+        readable_here = (shown[batch] & units[question]).expand(counts[batch].shape)
         seen = readable_here & (torch.rand(readable_here.shape, generator=generator) < keep)
         factors, divergence = network(counts[batch] * scale * seen / keep, known[batch])
-        log_rate = offset[batch] + network.read_out(factors)
+        log_rate = offset + network.read_out(factors)
         unseen = inside[batch] & ~seen
         error = (log_rate.exp() - counts[batch] * log_rate)[unseen].sum()
         # As if all counts had been asked for, so that the divergence keeps its weight.
@@ -189,7 +186,7 @@ def fit_sequential_vae(
         return error / unseen.sum() + min(1.0, step / config.warm_up) * divergence / whole
 
     def factors_of(question: int, some: np.ndarray) -> torch.Tensor:
-        seen = shown[some] & (units[question] > 0)
+        seen = shown[some] & units[question]
         return network(counts[some] * scale * seen, known[some])[0]
 
     def validate() -> float:
@@ -197,7 +194,7 @@ def fit_sequential_vae(
         later = inside[val] & ~shown[val]
         wanted = later if later.any() else inside[val]
         for question in range(len(units)):
-            log_rate, y = offset[val] + network.read_out(factors_of(question, val)), counts[val]
+            log_rate, y = offset + network.read_out(factors_of(question, val)), counts[val]
             total += float(((log_rate.exp() - y * log_rate) * (wanted & asked_units[question])).sum())
         return total
 
@@ -214,10 +211,5 @@ def fit_sequential_vae(
         patience=config.patience,
     )
 
-    def answer(question: int) -> tuple[np.ndarray, np.ndarray]:
-        with torch.no_grad():
-            factors = factors_of(question, np.arange(len(counts)))
-            rates = (offset + network.read_out(factors)).exp()
-        return factors.double().numpy(), rates.double().numpy()
-
-    return answer
+    with torch.no_grad():
+        return [factors_of(question, np.arange(len(counts))).double().numpy() for question in range(len(units))]

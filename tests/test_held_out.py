@@ -115,7 +115,7 @@ def test_files_of_other_tools_are_scored_as_our_models_are(
         ({"track": "E9"}, "with track 'E9'"),
     ):
         write_prediction(theirs / "bad.npz", replace(prediction, **bad))
-        assert main([*score_them, str(tmp_path / "bad"), "--no-baselines"]) == 2
+        assert main([*score_them, str(tmp_path / "bad"), "--baselines", "none"]) == 2
         assert message in capsys.readouterr().err
 
 
@@ -139,7 +139,7 @@ def test_seeds_keep_their_own_prediction_files(runs: Path, synthetic_corpus: Cor
 def test_two_evaluations_agree_bit_for_bit(runs: Path, synthetic_corpus: Corpus, tmp_path: Path) -> None:
     tables = []
     for name in ("one", "two"):
-        assert _evaluate(runs, synthetic_corpus, tmp_path / name, "--no-baselines") == 0
+        assert _evaluate(runs, synthetic_corpus, tmp_path / name, "--baselines", "none") == 0
         tables.append(read_results(tmp_path / name)[0])
     assert tables[0].equals(tables[1])
 
@@ -148,7 +148,7 @@ def test_two_processes_and_a_resumed_one_write_the_same_rows(
     runs: Path, synthetic_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["evaluate", str(runs / "new"), "--corpus", str(synthetic_corpus.path)]
-    command += ["--subjects", "animal03", "--tasks", "choice", "--no-baselines", "--out"]
+    command += ["--subjects", "animal03", "--tasks", "choice", "--baselines", "none", "--out"]
     assert main([*command, str(tmp_path / "one")]) == 0
     launched = [sys.executable, "-m", "foundation", *command, str(tmp_path / "two")]
     both = [subprocess.Popen(launched, cwd=Path(__file__).parents[1]) for _ in range(2)]
@@ -196,7 +196,7 @@ def test_an_animal_of_the_pretraining_set_is_refused(
         assert _evaluate(runs, synthetic_corpus, tmp_path / "refused") == 2
         assert "animal03 was in the pretraining" in capsys.readouterr().err
         assert not (tmp_path / "refused").exists()
-        assert _evaluate(runs, synthetic_corpus, tmp_path / "forced", "--force", "--no-baselines") == 0
+        assert _evaluate(runs, synthetic_corpus, tmp_path / "forced", "--force", "--baselines", "none") == 0
         assert "animal03 was in the pretraining" in str(read_results(tmp_path / "forced")[1]["forced"])
     finally:
         folder.write_text(honest)

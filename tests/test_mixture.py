@@ -349,7 +349,7 @@ finetune: {{steps: 3, windows_per_step: 8, readout: {{groups: 2}}}}
     assert {"model", "baseline"} <= set(rows["kind"])
     # Everything else, of animals of both corpora at once, up to the page.
     both = [str(path) for path in corpora.values()]
-    everything = ["evaluate", str(runs[0]), "--corpus", *both, "--subjects", "mice2", "rats2", "--no-baselines"]
+    everything = ["evaluate", str(runs[0]), "--corpus", *both, "--subjects", "mice2", "rats2", "--baselines", "none"]
     assert main([*everything, "--out", str(tmp_path / "both")]) == 0
     rows = pd.read_parquet(tmp_path / "both" / "results.parquet")
     assert set(rows["subject"]) >= {"mice2", "rats2"}
