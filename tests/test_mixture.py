@@ -342,7 +342,7 @@ finetune: {{steps: 3, windows_per_step: 8, readout: {{groups: 2}}}}
         assert batch.observed[..., speed][batch.valid].all()
         assert batch.covariates.abs().sum() > 0
     runs, out = [tmp_path / "new"], tmp_path / "results"
-    evaluate(runs, Corpus.open(corpora["rats"]), ["rats2"], out, tasks=["decode_speed"])
+    evaluate(runs, Corpus.open(corpora["rats"]), ["rats2"], out, tasks=["decode_speed"], baselines="quick")
     rows = pd.read_parquet(out / "results.parquet")
     assert set(rows["task"]) == {"decode_speed acausal", "decode_speed causal"}
     assert set(rows["dataset"]) == {"rats"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from torch.nn import functional as F
 
@@ -17,17 +16,18 @@ TRAIN, VAL, TEST = np.arange(400), np.arange(400, 600), np.arange(600, 1000)
 
 def test_reads_a_product_that_no_line_can() -> None:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(1000, 6))
+    x = rng.normal(size=(1000, 4))
     label = (x[:, 0] * x[:, 1] + 0.2 * rng.normal(size=1000) > 0).astype(np.int64)
-    fit = mlp_fit(x, label, TRAIN, VAL, "label")
+    fit = mlp_fit(x, label, TRAIN, VAL, "label", seeds=(0,), batch_size=64)
     assert auc(label[TEST], fit.value[TEST]) > 0.9
     assert auc(label[TEST], logistic(x, label, TRAIN, VAL).value[TEST]) < 0.6
-    assert fit.validation_loss == pytest.approx(log_loss(fit.value[VAL], label[VAL]), rel=1e-5)
+    # Two networks together are better than each alone on the half that it was not stopped on.
+    assert 1 < fit.validation_loss / log_loss(fit.value[VAL], label[VAL]) < 1.3
     value = 30 * x[:, 0] * x[:, 1] + 500
-    fit = mlp_fit(x, value, TRAIN, VAL, "value", batch_size=64)
+    fit = mlp_fit(x, value, TRAIN, VAL, "value", seeds=(0,), batch_size=64)
     assert r2(value[TEST], fit.value[TEST]) > 0.5
     assert r2(value[TEST], ridge(x, value, TRAIN, VAL).value[TEST]) < 0.1
-    assert fit.validation_loss == pytest.approx(np.mean((fit.value[VAL] - value[VAL]) ** 2), rel=1e-5)
+    assert 1 < fit.validation_loss / np.mean((fit.value[VAL] - value[VAL]) ** 2) < 1.3
 
 
 def test_costs_little_where_there_is_only_noise_and_little_where_a_line_is_right() -> None:
@@ -35,10 +35,18 @@ def test_costs_little_where_there_is_only_noise_and_little_where_a_line_is_right
     rng = np.random.default_rng(1)
     x = rng.normal(size=(1000, 150))
     noise = rng.integers(0, 2, 1000)
-    assert mlp_fit(x, noise, TRAIN[:80], VAL, "label").validation_loss < 0.72
+    assert mlp_fit(x, noise, TRAIN[:80], VAL, "label", seeds=(0,)).validation_loss < 0.72
     label = (x @ rng.normal(size=150) / 12 + 0.5 * rng.normal(size=1000) > 0).astype(np.int64)
-    fit, line = mlp_fit(x, label, TRAIN, VAL, "label"), logistic(x, label, TRAIN, VAL)
+    fit, line = mlp_fit(x, label, TRAIN, VAL, "label", batch_size=64), logistic(x, label, TRAIN, VAL)
     assert log_loss(fit.value[TEST], label[TEST]) < log_loss(line.value[TEST], label[TEST]) + 0.03
+
+
+def test_a_row_is_judged_by_networks_that_were_stopped_on_other_rows() -> None:
+    """Half of the validation labels are turned around: what was stopped on one half fails on the other."""
+    x = np.random.default_rng(4).normal(size=(1000, 3))
+    label = (x[:, 0] > 0).astype(np.int64)
+    label[VAL[100:]] = 1 - label[VAL[100:]]
+    assert mlp_fit(x, label, TRAIN, VAL, "label", seeds=(0,), batch_size=64).validation_loss > 1
 
 
 def test_same_seed_same_bits_and_no_test_labels() -> None:
