@@ -1,7 +1,7 @@
 """The baselines and nulls of every task of the protocol (section 3), as predictions for the one scorer.
 
-The fits themselves are in `baselines_encoding`, `baselines_decoding` and `baselines_networks`. Which baseline is the
-one to beat is decided by validation loss alone; nothing here looks at a test trial.
+The fits themselves are in `baselines_encoding`, `baselines_decoding`, `baselines_networks` and `baselines_shared`.
+Which baseline is the one to beat is decided by validation loss alone; nothing here looks at a test trial.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from eval.baselines_networks import (
     trace_network,
     value_network,
 )
+from eval.baselines_shared import OtherSessions, shared_label, shared_trace
 from eval.predictions import LABEL_TASKS, RATE_TASKS, TRACE_PREFIX, VALUE_TASKS, Prediction, traced
 from eval.scoring import cosmooth_folds, target_rows
 from eval.session_view import SessionView
@@ -36,7 +37,8 @@ from eval.session_view import SessionView
 Kind = Literal["baseline", "null", "reference"]
 
 # How much is fitted. `quick`: what a convex problem or a closed form gives; `standard`: also a small network per label
-# and behavior; `all`: also a sequential VAE of the spikes, which costs about as much as everything else.
+# and behavior; `all`: also a sequential VAE of the spikes, which costs about as much as everything else, and decoders
+# that borrow from pretraining sessions.
 Effort = Literal["none", "quick", "standard", "all"]
 
 # Tracks of the tasks that have several: what may be read at test time.
@@ -91,7 +93,14 @@ def tracks_of(task: str) -> tuple[str, ...]:
     return _TRACE_TRACKS if traced(task) is not None else TRACKS.get(task, ("",))
 
 
-def run_baselines(view: SessionView, task: str, track: str = "", *, effort: Effort = "standard") -> dict[str, Baseline]:
+def run_baselines(
+    view: SessionView,
+    task: str,
+    track: str = "",
+    *,
+    effort: Effort = "standard",
+    others: OtherSessions | None = None,
+) -> dict[str, Baseline]:
     """Fit the baselines and nulls of one task on a session's train trials, tuned on its validation trials.
 
     Args:
@@ -99,6 +108,7 @@ def run_baselines(view: SessionView, task: str, track: str = "", *, effort: Effo
         task: A task of `tasks_of(view)`.
         track: One of `tracks_of(task)`.
         effort: How much to fit.
+        others: Sessions of pretraining animals, for the baselines that borrow from them.
 
     Returns:
         By name, empty for the effort `none`; score each with `eval.scoring.score(baseline.prediction, view)`.
@@ -121,11 +131,17 @@ def run_baselines(view: SessionView, task: str, track: str = "", *, effort: Effo
         found = trace_fits(view, name, causal=causal)
         if networks:
             found["mlp"] = trace_network(view, name, causal=causal)
+        if effort == "all" and others is not None:
+            shared = shared_trace(view, name, others, causal=causal)
+            found |= {} if shared is None else {"shared_rank_ridge": shared}
         return {name: _of_rows(view, task, track, name, "value", fit) for name, fit in found.items()}
     field = "value" if task in VALUE_TASKS else "logit"
     found = value_fits(view, task) if task in VALUE_TASKS else label_fits(view, task)
     if networks:
         found["mlp"] = value_network(view, task) if task in VALUE_TASKS else label_network(view, task)
+    if effort == "all" and others is not None and task in LABEL_TASKS:
+        shared = shared_label(view, task, others)
+        found |= {} if shared is None else {"shared_rank_logistic": shared}
     return {name: _of_trials(view, task, name, field, fit) for name, fit in found.items()}
 
 

@@ -8,60 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations, pairwise
 
 import numpy as np
 
-from eval.baselines_encoding import window_mean
 from eval.count_decoders import factor_scores, nearest_label, nearest_value, poisson_naive_bayes
-from eval.design import standardize, window_sum
+from eval.design import standardize, window_mean, window_sum
 from eval.kalman import kalman_fit
 from eval.linear_fits import ScalarFit, log_loss, logistic, ridge
 from eval.scoring import choice_by_time, target_rows
 from eval.session_view import SessionView
+from eval.stimulus_features import stimulus_features
 from eval.trial_windows import WINDOW_SETS, window_means, window_rates, window_spikes
 from foundation.task_basis import hats
 
 # Lag windows of evidence decoding in bins of 20 ms, (nearest, farthest): to 320 ms.
 EVIDENCE_WINDOWS = ((0, 0), (1, 1), (2, 3), (4, 6), (7, 10), (11, 15))
-
-
-def stimulus_features(view: SessionView, *, until: np.ndarray | None = None) -> np.ndarray:
-    """What is known of a trial without its spikes, `(M, F)`, standardized on train trials and scaled by a prior.
-
-    Stimulus events: totals, differences between two kinds (also in quarters of the trial, as tanh and as a ratio);
-    trial-scope stimulus and task covariates; the trial's index, and its number of bins.
-
-    Args:
-        view: The session.
-        until: `(M,)` bins of each trial that may be read. Trial-scope stimuli (summaries of the whole trial) and the
-            trial's length are then left out. None: all of it.
-    """
-    events = {
-        n: c.values[:, 0] for n, c in view.row_covariates.items() if (c.spec.kind, c.spec.role) == ("event", "stimulus")
-    }
-    first, num = view.first_row(), view.num_bins if until is None else np.minimum(until, view.num_bins)
-    details, columns = [np.arange(len(num)).astype(float)], []
-    if until is None:
-        details.append(num.astype(float))
-    totals = {name: np.concatenate([[0.0], np.cumsum(v, dtype=float)]) for name, v in events.items()}
-    details += [t[first + num] - t[first] for t in totals.values()]
-    for one, other in combinations(totals.values(), 2):
-        edges = [first + np.round(q * num).astype(np.int64) for q in (0, 0.25, 0.5, 0.75, 1)]
-        quarters = [(one[b] - one[a]) - (other[b] - other[a]) for a, b in pairwise(edges)]
-        both = one[edges[-1]] - one[edges[0]] + other[edges[-1]] - other[edges[0]]
-        difference = np.sum(quarters, axis=0)
-        details += quarters
-        columns += [difference, np.tanh(difference / 3), np.tanh(difference / 8), difference / np.maximum(both, 1)]
-    for covariate in view.trial_covariates.values():
-        role, classes = covariate.spec.role, covariate.spec.num_classes
-        if role == "behavior" or (role == "stimulus" and until is not None and events):
-            continue
-        values = np.where(covariate.observed, covariate.values, 0)
-        columns += list(np.eye(classes)[values.astype(np.int64)].T) if classes > 2 else [values.astype(float)]
-    scaled = standardize(np.stack(details + columns, axis=1), view.trials_in("train"))
-    # The sums say nearly all; index, length, totals and quarters must earn more to count as much.
-    return scaled * np.where(np.arange(scaled.shape[1]) < len(details), 0.3, 1.0)
 
 
 def label_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
@@ -186,14 +147,19 @@ class TraceInputs:
         train: `(R,)` bool: rows to fit on.
         val: `(R,)` bool.
         time: `(R, 8)` bumps over the time in trial.
-        neural: `(R, F)` lagged and running counts, standardized, and time.
+        lagged: `(R, W * U)` square roots of counts in lag windows and of running counts, standardized.
     """
 
     target: np.ndarray
     train: np.ndarray
     val: np.ndarray
     time: np.ndarray
-    neural: np.ndarray
+    lagged: np.ndarray
+
+    @property
+    def neural(self) -> np.ndarray:
+        """What a decoder may know: `lagged`, and the time with three times the prior standard deviation."""
+        return np.concatenate([self.lagged, 3 * self.time], axis=1)
 
 
 def trace_inputs(view: SessionView, name: str, *, causal: bool) -> TraceInputs:
@@ -201,8 +167,8 @@ def trace_inputs(view: SessionView, name: str, *, causal: bool) -> TraceInputs:
     behavior = view.row_covariates[name]
     train, val = view.rows_in("train") & behavior.observed, view.rows_in("val") & behavior.observed
     time = hats(view.time_s, np.linspace(view.bin_size_s, float(view.time_s[train].max()), 8))
-    neural = np.concatenate([standardize(_lagged_counts(view, causal), train), 3 * time], axis=1)
-    return TraceInputs(behavior.values[:, 0].astype(float), train, val, time, neural)
+    lagged = standardize(_lagged_counts(view, causal), train)
+    return TraceInputs(behavior.values[:, 0].astype(float), train, val, time, lagged)
 
 
 def trace_fits(view: SessionView, name: str, *, causal: bool) -> dict[str, ScalarFit]:
@@ -239,7 +205,7 @@ def trace_fits(view: SessionView, name: str, *, causal: bool) -> dict[str, Scala
 
 
 def _lagged_counts(view: SessionView, causal: bool) -> np.ndarray:
-    """Square roots of counts in lag windows and of running counts, `(R, F)`; acausal: also ahead, to its end."""
+    """Square roots of counts in W lag windows and of running counts, `(R, W * U)`; acausal: also ahead, to its end."""
     first = view.first_row()[view.trial]
     counts = view.counts.astype(float)
     scale = 0.02 / view.bin_size_s

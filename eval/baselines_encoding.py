@@ -12,7 +12,15 @@ from functools import lru_cache
 import numpy as np
 import scipy.ndimage
 
-from eval.design import at_bin, drift_features, event_features, standardize, task_features, window_sum
+from eval.design import (
+    at_bin,
+    drift_features,
+    event_features,
+    standardize,
+    task_features,
+    window_mean,
+    window_sum,
+)
 from eval.scoring import cosmooth_folds, forecast_rows, known_bins
 from eval.session_view import SessionView
 from foundation.poisson_ridge import choose_penalty, log_rate
@@ -280,23 +288,3 @@ def _forecast_neurons(
         paths.append([log_rate(x, fit.weights, offset[:, u : u + 1])[:, 0] for fit in fits])
     best = int(np.argmin(losses.sum(axis=1)))
     return RateFit(np.exp(np.stack([path[best] for path in paths], axis=1)), float(losses[best].sum()))
-
-
-def window_mean(values: np.ndarray, first: np.ndarray, last: np.ndarray, near: int, far: int) -> np.ndarray:
-    """Mean `(R, F)` over `near` .. `far` bins back (negative: ahead) of the same trial; 0 where it has none of them.
-
-    Args:
-        values: `(R, F)`.
-        first: `(R,)` row of the first bin of each row's trial.
-        last: `(R,)` row of its last bin.
-        near: Nearest bin back.
-        far: Farthest bin back, >= near.
-    """
-    total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
-    row = np.arange(len(values))
-    low, high = np.maximum(row - far, first), np.minimum(row - near, last) + 1
-    high = np.maximum(high, low)
-    inside = high <= last + 1
-    low, high = np.where(inside, low, first), np.where(inside, high, first)
-    number = (high - low)[:, None]
-    return np.asarray((total[high] - total[low]) / np.maximum(number, 1))

@@ -17,6 +17,7 @@ from typing import Any
 import foundation
 from eval.adapted import Adapted, ProvenanceError, breaches, find_models, view_of
 from eval.baselines import Baseline, Effort, run_baselines, tasks_of
+from eval.baselines_shared import OtherSessions
 from eval.examples import ConfusionExample
 from eval.leakage import leaks_of, refuse
 from eval.model_predictions import MODEL_TRACKS, predict_task
@@ -136,6 +137,7 @@ def _session_rows(
     reader = WindowReader(corpus, adapted.model.channels, adapted.model.config.bin_size_s)
     shot = f"-k{used['train_trials']}-d{used['draw']}" if used["train_trials"] else ""
     seed = int(adapted.model.provenance.get("seed", 0))
+    others = OtherSessions.beside(view, corpus, adapted.model.provenance["pretraining_subjects"])
     targets = {c.spec.name for c in adapted.model.channels if c.is_target} | {
         "choice_t",
         "encode",
@@ -150,7 +152,7 @@ def _session_rows(
         key = (recording_id, view.split, view.fold, used["train_trials"], used["draw"], task, track)
         is_new = key not in fitted
         if is_new:
-            fitted[key] = run_baselines(view, task, track, effort=baselines)
+            fitted[key] = run_baselines(view, task, track, effort=baselines, others=others)
         classical = fitted[key]
         prediction = predict_task(adapted.model, reader, recording_id, view, task, track, adapted.name)
         label = f"{view.session}-{task}{track}-{view.split}{shot}"

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.linalg
 
-from eval.baselines_encoding import window_mean
-from eval.design import standardize
+from eval.design import standardize, window_mean
 from eval.linear_fits import ScalarFit
 from eval.session_view import SessionView
 from foundation.task_basis import hats

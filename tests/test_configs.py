@@ -61,6 +61,17 @@ def test_the_rat_config_names_what_its_recipe_makes(real_data: Path) -> None:
     assert names_of(config) <= set(recording.covariates)
 
 
+@pytest.mark.parametrize("arm", ["luo2025_ndt", "luo2025_mtm"])
+def test_an_arm_has_the_animals_cuts_network_and_steps_of_what_it_is_compared_with(arm: str) -> None:
+    ours, theirs = load_config(FOLDER / "luo2025.yaml"), load_config(FOLDER / f"{arm}.yaml")
+    assert dataclasses.replace(theirs.data, inputs=ours.data.inputs) == ours.data
+    for name in ("seed", "model", "optim", "train", "finetune"):
+        assert getattr(theirs, name) == getattr(ours, name)
+    # Spikes alone are predicted, and no scheme asks for anything else.
+    assert theirs.objective.covariate_scale == theirs.objective.time_contrast == theirs.objective.behavior_contrast == 0
+    assert not {"behavior", "spikes_only", "within_behavior", "cross"} & set(theirs.objective.masking.schemes)
+
+
 def test_the_joint_config_names_what_its_recipes_make(tmp_path: Path) -> None:
     config = load_config(FOLDER / "ibl_allen.yaml")
     simulated_ibl.write_session(tmp_path / "ibl", units_per_probe=30, num_trials=20)
