@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from data_recipes import luo2025
 from eval.baselines import Effort, run_baselines, strongest, tasks_of, tracks_of
 from eval.baselines_networks import sequential_cosmooth, sequential_forecast
-from eval.design import drift_features, hats, task_features, window_sum
+from eval.design import drift_features, hats, task_features, window_mean, window_sum
 from eval.linear_fits import fit_logistic, log_loss, ridge
 from eval.scoring import forecast_rows, score
 from eval.sequential_vae import VaeConfig
@@ -50,7 +50,7 @@ def test_logistic_and_ridge_equal_scikit_learn() -> None:
     assert fit.validation_loss == pytest.approx(np.mean((fit.value[val] - target[val]) ** 2))
 
 
-def test_window_sum_equals_a_loop_and_hats_sum_to_one() -> None:
+def test_window_sums_and_means_equal_loops_and_hats_sum_to_one() -> None:
     rng = np.random.default_rng(1)
     values, lengths = rng.normal(size=(40, 2)), [7, 1, 12, 20]
     first = np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -61,6 +61,13 @@ def test_window_sum_equals_a_loop_and_hats_sum_to_one() -> None:
                 if row - back >= first[row]:
                     loop[row] += values[row - back]
         np.testing.assert_allclose(window_sum(values, first, near, far), loop, atol=1e-12)
+    last = np.repeat(np.cumsum(lengths) - 1, lengths)
+    for near, far in ((0, 0), (1, 3), (-2, -2), (-5, -3), (-1, 2), (25, 30), (-30, -25), (-40, 0)):
+        loop = np.zeros_like(values)
+        for row in range(40):
+            inside = [row - back for back in range(near, far + 1) if first[row] <= row - back <= last[row]]
+            loop[row] = values[inside].mean(axis=0) if inside else 0
+        np.testing.assert_allclose(window_mean(values, first, last, near, far), loop, atol=1e-12)
     bumps = hats(np.linspace(-1, 3, 50), np.array([0.0, 0.3, 1.0, 2.0]))
     np.testing.assert_allclose(bumps.sum(axis=1), 1)
 

@@ -22,9 +22,11 @@ RUNS = sorted(FOLDER.glob("*.yaml"))
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted name; the schemes, which a config replaces as a whole, are one value."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+        is_branch = isinstance(value, dict) and value and key != "schemes"
+        found |= leaves(value, f"{prefix}{key}.") if is_branch else {f"{prefix}{key}": value}
     return found
 
 

@@ -16,7 +16,7 @@ from eval.session_view import SessionView
 from foundation.splits import TEST, TRAIN, VAL
 
 SMALL = VaeConfig(
-    hidden=16, initial=4, inputs=1, factors=3, dropout=0.1, learning_rate=0.02, batch_size=10, warm_up=50, max_epochs=25
+    hidden=16, initial=4, inputs=1, factors=3, dropout=0.1, learning_rate=0.02, batch_size=10, warm_up=50, max_epochs=18
 )
 BRIEF = replace(SMALL, max_epochs=2)
 NUM_UNITS = 24

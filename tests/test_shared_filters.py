@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from eval.baselines import run_baselines
+from eval.baselines import Effort, run_baselines
 from eval.baselines_shared import OtherSessions, shared_label, shared_trace
 from eval.linear_fits import ridge
 from eval.metrics import r2
@@ -100,6 +100,13 @@ def test_baselines_borrow_from_train_trials_of_the_others_alone(
     known = view.row_covariates["wheel_speed"].observed
     target, test = view.row_covariates["wheel_speed"].values[:, 0], view.rows_in("test") & known
     assert r2(target[test], trace.value[test]) > 0.1
+    efforts: tuple[Effort, ...] = ("quick", "all")
+    for effort in efforts:
+        found = run_baselines(view, "choice", effort=effort, others=others)
+        assert ("shared_rank_logistic" in found) == (effort == "all")
+    nobody = OtherSessions.beside(view, synthetic_corpus, [])
+    assert nobody.recording_ids == ()
+    assert shared_label(view, "choice", nobody) is None
     views = list(others.views())
 
     def damaged(self: OtherSessions) -> list[SessionView]:
@@ -114,8 +121,3 @@ def test_baselines_borrow_from_train_trials_of_the_others_alone(
     ):
         assert after is not None
         np.testing.assert_allclose(after.value, before.value, rtol=1e-9)
-    found = run_baselines(view, "choice", effort="quick", others=others)
-    assert "shared_rank_logistic" not in found
-    nobody = OtherSessions.beside(view, synthetic_corpus, [])
-    assert nobody.recording_ids == ()
-    assert shared_label(view, "choice", nobody) is None
