@@ -234,7 +234,7 @@ class _Decoder:
 
 def _states(view: SessionView, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Candidates for the state, `(R, s)` with the decoded number first, and whether it is known, `(R,)` bool."""
-    row, first = np.arange(len(view.trial)), view.first_row()[view.trial]
+    row, first, train = np.arange(len(view.trial)), view.first_row()[view.trial], view.rows_in("train")
     behaviors = {
         n: c
         for n, c in view.row_covariates.items()
@@ -245,10 +245,12 @@ def _states(view: SessionView, name: str) -> Iterator[tuple[np.ndarray, np.ndarr
         # Before its trial the behavior is taken to have stood where it begins.
         rows = [np.maximum(row - back, first) for back in range(1 + round(past_s / view.bin_size_s))]
         known = np.all([behaviors[name].observed[r] for r in rows], axis=0)
-        yield np.concatenate([values[name][r] for r in rows], axis=1), known
+        # A behavior that is seen in every other bin has no past to remember.
+        if past_s == 0 or (known & train).any():
+            yield np.concatenate([values[name][r] for r in rows], axis=1), known
     others = [n for n in behaviors if n != name]
     known = np.all([c.observed for c in behaviors.values()], axis=0)
-    if others and (known & view.rows_in("train")).sum() > 10 * len(behaviors):
+    if others and (known & train).sum() > 10 * len(behaviors):
         yield np.concatenate([values[n] for n in (name, *others)], axis=1), known
 
 

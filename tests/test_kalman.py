@@ -204,3 +204,12 @@ def test_looks_neither_ahead_nor_at_test_trials() -> None:
         assert one.validation_loss == other.validation_loss
         assert np.isfinite(one.value).all()
         assert not np.allclose(one.value[test], other.value[test])
+
+
+def test_decodes_a_behavior_that_is_seen_in_every_other_bin() -> None:
+    view = planted_view(40, 6)
+    speed = view.row_covariates["speed"]
+    sparse = replace(view, row_covariates={"speed": replace(speed, observed=view.bin % 2 == 0)})
+    fit = kalman_fit(sparse, "speed", causal=True)
+    assert np.isfinite(fit.value).all()
+    assert fit.validation_loss < float(np.var(speed.values[view.rows_in("val")]))
