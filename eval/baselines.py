@@ -1,7 +1,7 @@
-"""The classical baselines and nulls of every task of the protocol (section 3), as predictions for the one scorer.
+"""The baselines and nulls of every task of the protocol (section 3), as predictions for the one scorer.
 
-The fits themselves are in `baselines_encoding` and `baselines_decoding`. Which baseline is the one to beat is decided
-by validation loss alone; nothing here looks at a test trial.
+The fits themselves are in `baselines_encoding`, `baselines_decoding`, `baselines_networks` and `baselines_shared`.
+Which baseline is the one to beat is decided by validation loss alone; nothing here looks at a test trial.
 """
 
 from __future__ import annotations
@@ -21,12 +21,25 @@ from eval.baselines_encoding import (
     forecast_fits,
     validation_loss,
 )
+from eval.baselines_networks import (
+    label_network,
+    sequential_cosmooth,
+    sequential_forecast,
+    trace_network,
+    value_network,
+)
+from eval.baselines_shared import OtherSessions, shared_label, shared_trace
 from eval.predictions import LABEL_TASKS, RATE_TASKS, TRACE_PREFIX, VALUE_TASKS, Prediction, traced
 from eval.scoring import cosmooth_folds, target_rows
 from eval.session_view import SessionView
 
 # `baseline`: the inputs a model has in this task. `null`: fewer. `reference`: more; printed, never the one to beat.
 Kind = Literal["baseline", "null", "reference"]
+
+# How much is fitted. `quick`: what a convex problem or a closed form gives; `standard`: also a small network per label
+# and behavior; `all`: also a sequential VAE of the spikes, which costs about as much as everything else, and decoders
+# that borrow from pretraining sessions.
+Effort = Literal["none", "quick", "standard", "all"]
 
 # Tracks of the tasks that have several: what may be read at test time.
 TRACKS: dict[str, tuple[str, ...]] = {
@@ -49,7 +62,7 @@ _NULLS = {
 
 @dataclass(frozen=True)
 class Baseline:
-    """One classical prediction of one session.
+    """One prediction of one session by a baseline or null.
 
     Attributes:
         prediction: Test rows; `prediction.model` is the name.
@@ -80,42 +93,56 @@ def tracks_of(task: str) -> tuple[str, ...]:
     return _TRACE_TRACKS if traced(task) is not None else TRACKS.get(task, ("",))
 
 
-def run_baselines(view: SessionView, task: str, track: str = "") -> dict[str, Baseline]:
+def run_baselines(
+    view: SessionView,
+    task: str,
+    track: str = "",
+    *,
+    effort: Effort = "standard",
+    others: OtherSessions | None = None,
+) -> dict[str, Baseline]:
     """Fit the baselines and nulls of one task on a session's train trials, tuned on its validation trials.
 
     Args:
         view: The session; few-shot views give few-shot baselines.
         task: A task of `tasks_of(view)`.
         track: One of `tracks_of(task)`.
+        effort: How much to fit.
+        others: Sessions of pretraining animals, for the baselines that borrow from them.
 
     Returns:
-        By name; score each with `eval.scoring.score(baseline.prediction, view)`.
+        By name, empty for the effort `none`; score each with `eval.scoring.score(baseline.prediction, view)`.
 
     Raises:
         ValueError: A task or track that this session does not have.
     """
     if (task, track) not in tasks_of(view):
         raise ValueError(f"{view.session}: no task {task!r} with track {track!r}; there are {tasks_of(view)}")
-    if task == "encode":
-        to_end = track == "E2"
-        fits = {
-            **encoding_fits(view, to_end=to_end),
-            **condition_psths(view),
-            **encoding_nulls(view, to_end=to_end),
-        }
-        return {name: _of_rate(view, task, track, name, fit) for name, fit in fits.items()}
-    if task == "cosmooth":
-        return {name: _of_rate(view, task, track, name, fit) for name, fit in _cosmooth_fits(view, track).items()}
-    if task == "forecast":
-        return {name: _of_rate(view, task, track, name, fit) for name, fit in forecast_fits(view).items()}
+    if effort == "none":
+        return {}
+    networks = effort != "quick"
+    if task in RATE_TASKS:
+        rates = _rate_fits(view, task, track, effort)
+        return {name: _of_rate(view, task, track, name, fit) for name, fit in rates.items()}
     if task == "choice_t":
         return {n: _of_rows(view, task, track, n, "logit", fit) for n, fit in choice_in_time_fits(view).items()}
     if (name := traced(task)) is not None:
-        fits_of_rows = trace_fits(view, name, causal=track == "causal")
-        return {name: _of_rows(view, task, track, name, "value", fit) for name, fit in fits_of_rows.items()}
-    if task in VALUE_TASKS:
-        return {name: _of_trials(view, task, name, "value", fit) for name, fit in value_fits(view, task).items()}
-    return {name: _of_trials(view, task, name, "logit", fit) for name, fit in label_fits(view, task).items()}
+        causal = track == "causal"
+        found = trace_fits(view, name, causal=causal)
+        if networks:
+            found["mlp"] = trace_network(view, name, causal=causal)
+        if effort == "all" and others is not None:
+            shared = shared_trace(view, name, others, causal=causal)
+            found |= {} if shared is None else {"shared_rank_ridge": shared}
+        return {name: _of_rows(view, task, track, name, "value", fit) for name, fit in found.items()}
+    field = "value" if task in VALUE_TASKS else "logit"
+    found = value_fits(view, task) if task in VALUE_TASKS else label_fits(view, task)
+    if networks:
+        found["mlp"] = value_network(view, task) if task in VALUE_TASKS else label_network(view, task)
+    if effort == "all" and others is not None and task in LABEL_TASKS:
+        shared = shared_label(view, task, others)
+        found |= {} if shared is None else {"shared_rank_logistic": shared}
+    return {name: _of_trials(view, task, name, field, fit) for name, fit in found.items()}
 
 
 def strongest(baselines: dict[str, Baseline], kind: Kind = "baseline") -> str:
@@ -130,15 +157,36 @@ def strongest(baselines: dict[str, Baseline], kind: Kind = "baseline") -> str:
     return min(names, key=lambda name: baselines[name].validation_loss)
 
 
-def _cosmooth_fits(view: SessionView, track: str) -> dict[str, RateFit]:
+def _rate_fits(view: SessionView, task: str, track: str, effort: Effort) -> dict[str, RateFit]:
+    if task == "encode":
+        to_end = track == "E2"
+        return {
+            **encoding_fits(view, to_end=to_end),
+            **condition_psths(view),
+            **encoding_nulls(view, to_end=to_end),
+        }
+    if task == "cosmooth":
+        return _cosmooth_fits(view, track, effort)
+    fits = forecast_fits(view)
+    if effort == "all":
+        fits["sequential_vae"] = sequential_forecast(view, _log(fits["no_spikes"].rate))
+    return fits
+
+
+def _cosmooth_fits(view: SessionView, track: str, effort: Effort) -> dict[str, RateFit]:
     train = view.rows_in("train")
     mean = np.broadcast_to(view.counts[train].mean(axis=0, dtype=float), view.counts.shape)
     fits = {"train_mean": RateFit(mean, 0.0)}
     if track == "a":
         fits["neurons"] = cosmooth_fit(view)
+        if effort == "all":
+            fits["sequential_vae"] = sequential_cosmooth(view)
     else:
         fits["glm_alone"] = encoding_fits(view, to_end=True)["glm_ensemble"]
-        fits["neurons_on_glm"] = cosmooth_fit(view, np.log(np.maximum(fits["glm_alone"].rate, 1e-9)))
+        offset = _log(fits["glm_alone"].rate)
+        fits["neurons_on_glm"] = cosmooth_fit(view, offset)
+        if effort == "all":
+            fits["sequential_vae_on_glm"] = sequential_cosmooth(view, offset)
     held = np.concatenate([fold.held_out for fold in cosmooth_folds(view)])
     only = np.full(view.counts.shape, np.nan)
     out = {}
@@ -147,6 +195,10 @@ def _cosmooth_fits(view: SessionView, track: str) -> dict[str, RateFit]:
         rate[:, held] = fit.rate[:, held]
         out[name] = RateFit(rate, validation_loss(view, rate, units=held))
     return out
+
+
+def _log(rate: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log(np.maximum(rate, 1e-9)))
 
 
 def _kind(name: str) -> Kind:

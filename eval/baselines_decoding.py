@@ -1,102 +1,37 @@
 """Classical predictions of labels and of behavior in time from spikes, and what the stimulus alone tells of them.
 
-Linear models (L2 logistic regression, ridge) fitted on train trials; penalties and windows chosen on validation trials.
-Predicting spikes is elsewhere.
+Every decoder is fitted on train trials, its penalties and windows chosen on validation trials. The decoders themselves,
+and predicting spikes, are elsewhere.
 """
 
 from __future__ import annotations
 
-from itertools import combinations, pairwise
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
-from eval.design import standardize, window_sum
+from eval.count_decoders import factor_scores, nearest_label, nearest_value, poisson_naive_bayes
+from eval.design import standardize, window_mean, window_sum
+from eval.kalman import kalman_fit
 from eval.linear_fits import ScalarFit, log_loss, logistic, ridge
 from eval.scoring import choice_by_time, target_rows
 from eval.session_view import SessionView
+from eval.stimulus_features import stimulus_features
+from eval.trial_windows import WINDOW_SETS, window_means, window_rates, window_spikes
 from foundation.task_basis import hats
 
-# Windows of the rates that a trial's label is read from: fractions of the trial, or seconds before its end.
-WINDOW_SETS: dict[str, tuple[tuple[float, float], ...]] = {
-    "whole": ((0.0, 1.0),),
-    "halves": ((0.0, 0.5), (0.5, 1.0)),
-    "quarters": ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)),
-    "last 100 ms": ((-0.1, 0.0),),
-    "last 200 ms": ((-0.2, 0.0),),
-    "last 400 ms": ((-0.4, 0.0),),
-    "last 100 ms and before": ((-0.1, 0.0), (-10.0, -0.1)),
-    "last 100, 200 ms and before": ((-0.1, 0.0), (-0.3, -0.1), (-10.0, -0.3)),
-}
 # Lag windows of evidence decoding in bins of 20 ms, (nearest, farthest): to 320 ms.
 EVIDENCE_WINDOWS = ((0, 0), (1, 1), (2, 3), (4, 6), (7, 10), (11, 15))
 
 
-def window_rates(view: SessionView, windows: tuple[tuple[float, float], ...]) -> np.ndarray:
-    """Square roots of each trial's mean rates (Hz) in windows, `(M, len(windows) * U)`.
-
-    Args:
-        view: The session.
-        windows: Pairs; both in 0..1: fractions of the trial; else seconds relative to its end, clipped to the trial.
-    """
-    total = np.concatenate([np.zeros((1, view.counts.shape[1])), np.cumsum(view.counts, axis=0, dtype=float)])
-    first, num = view.first_row(), view.num_bins
-    blocks = []
-    for low, high in windows:
-        if low >= 0:
-            start, stop = np.round(low * num), np.round(high * num)
-        else:
-            start, stop = num + np.round(low / view.bin_size_s), num + np.round(high / view.bin_size_s)
-        start, stop = np.clip(start, 0, num).astype(np.int64), np.clip(stop, 0, num).astype(np.int64)
-        spikes = total[first + np.maximum(stop, start)] - total[first + start]
-        seconds = np.maximum(stop - start, 1)[:, None] * view.bin_size_s
-        blocks.append(np.sqrt(spikes / seconds))
-    return np.concatenate(blocks, axis=1)
-
-
-def stimulus_features(view: SessionView, *, until: np.ndarray | None = None) -> np.ndarray:
-    """What is known of a trial without its spikes, `(M, F)`, standardized on train trials and scaled by a prior.
-
-    Stimulus events: totals, differences between two kinds (also in quarters of the trial, as tanh and as a ratio);
-    trial-scope stimulus and task covariates; the trial's index, and its number of bins.
-
-    Args:
-        view: The session.
-        until: `(M,)` bins of each trial that may be read. Trial-scope stimuli (summaries of the whole trial) and the
-            trial's length are then left out. None: all of it.
-    """
-    events = {
-        n: c.values[:, 0] for n, c in view.row_covariates.items() if (c.spec.kind, c.spec.role) == ("event", "stimulus")
-    }
-    first, num = view.first_row(), view.num_bins if until is None else np.minimum(until, view.num_bins)
-    details, columns = [np.arange(len(num)).astype(float)], []
-    if until is None:
-        details.append(num.astype(float))
-    totals = {name: np.concatenate([[0.0], np.cumsum(v, dtype=float)]) for name, v in events.items()}
-    details += [t[first + num] - t[first] for t in totals.values()]
-    for one, other in combinations(totals.values(), 2):
-        edges = [first + np.round(q * num).astype(np.int64) for q in (0, 0.25, 0.5, 0.75, 1)]
-        quarters = [(one[b] - one[a]) - (other[b] - other[a]) for a, b in pairwise(edges)]
-        both = one[edges[-1]] - one[edges[0]] + other[edges[-1]] - other[edges[0]]
-        difference = np.sum(quarters, axis=0)
-        details += quarters
-        columns += [difference, np.tanh(difference / 3), np.tanh(difference / 8), difference / np.maximum(both, 1)]
-    for covariate in view.trial_covariates.values():
-        role, classes = covariate.spec.role, covariate.spec.num_classes
-        if role == "behavior" or (role == "stimulus" and until is not None and events):
-            continue
-        values = np.where(covariate.observed, covariate.values, 0)
-        columns += list(np.eye(classes)[values.astype(np.int64)].T) if classes > 2 else [values.astype(float)]
-    scaled = standardize(np.stack(details + columns, axis=1), view.trials_in("train"))
-    # The sums say nearly all; index, length, totals and quarters must earn more to count as much.
-    return scaled * np.where(np.arange(scaled.shape[1]) < len(details), 0.3, 1.0)
-
-
 def label_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
-    """Logits `(M,)` of a trial-scope label of two classes: `logistic` (spikes), `logistic_with_stimulus`, and nulls.
+    """Logits `(M,)` of a trial-scope label of two classes.
 
-    The nulls are `majority` (the train share of the classes) and `stimulus`.
+    From spikes: `logistic`, `factor_logistic` (the same on factors), `nearest_neighbors`, `naive_bayes`. A
+    reference: `logistic_with_stimulus`. The nulls are `majority` (the train share of the classes) and `stimulus`.
     """
-    label, train, val = _labels(view, name)
+    label, train, val = labels_of(view, name)
     stimulus = stimulus_features(view)
     share = (label[train].sum() + 0.5) / (len(train) + 1)
     majority = np.full(len(label), np.log(share / (1 - share)))
@@ -107,7 +42,22 @@ def label_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
     spikes, features = _best_windows(view, label, train, val)
     # Stimulus columns are few against hundreds of rates; weight 2 gives each of them four times the prior variance.
     both = np.concatenate([features, 2 * stimulus], axis=1)
-    return {**fits, "logistic": spikes, "logistic_with_stimulus": logistic(both, label, train, val)}
+    return {
+        **fits,
+        "logistic": spikes,
+        "logistic_with_stimulus": logistic(both, label, train, val),
+        "factor_logistic": _least(
+            logistic(standardize(window_means(view, factors, windows), train), label, train, val)
+            for factors in _factors(view)
+            for windows in WINDOW_SETS.values()
+        ),
+        "nearest_neighbors": _least(
+            nearest_label(window_rates(view, windows), label, train, val) for windows in WINDOW_SETS.values()
+        ),
+        "naive_bayes": _least(
+            poisson_naive_bayes(*window_spikes(view, windows), label, train, val) for windows in WINDOW_SETS.values()
+        ),
+    }
 
 
 def _best_windows(
@@ -123,24 +73,40 @@ def _best_windows(
     return best
 
 
+def _least(fits: Iterable[ScalarFit]) -> ScalarFit:
+    return min(fits, key=lambda fit: fit.validation_loss)
+
+
+def _factors(view: SessionView) -> list[np.ndarray]:
+    """Factors `(R, d)` of square roots of counts in the last 100 ms, for a few d."""
+    first = view.first_row()[view.trial]
+    recent = np.sqrt(window_sum(view.counts, first, 0, max(1, round(0.1 / view.bin_size_s)) - 1))
+    return list(factor_scores(recent, view.rows_in("train")))
+
+
 def value_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
-    """Values `(M,)` of a continuous trial-scope covariate: `ridge` (spikes) and the null `train_mean`."""
-    covariate = view.trial_covariates[name]
-    target = covariate.values.astype(float)
-    train, val = (t[covariate.observed[t]] for t in (view.trials_in("train"), view.trials_in("val")))
+    """Values `(M,)` of a continuous trial-scope covariate, and the null `train_mean`.
+
+    From spikes: `ridge`, `factor_ridge` (the same on factors), `nearest_neighbors`.
+    """
+    target, train, val = values_of(view, name)
     mean = np.full(len(target), target[train].mean())
-    fits = [
-        ridge(standardize(window_rates(view, windows), train), target, train, val) for windows in WINDOW_SETS.values()
-    ]
+    rates = [window_rates(view, windows) for windows in WINDOW_SETS.values()]
     return {
         "train_mean": ScalarFit(mean, float(np.mean((mean[val] - target[val]) ** 2))),
-        "ridge": min(fits, key=lambda fit: fit.validation_loss),
+        "ridge": _least(ridge(standardize(rate, train), target, train, val) for rate in rates),
+        "factor_ridge": _least(
+            ridge(standardize(window_means(view, factors, windows), train), target, train, val)
+            for factors in _factors(view)
+            for windows in WINDOW_SETS.values()
+        ),
+        "nearest_neighbors": _least(nearest_value(rate, target, train, val) for rate in rates),
     }
 
 
 def choice_in_time_fits(view: SessionView) -> dict[str, ScalarFit]:
     """Logits of the choice `(R,)` at the decoding times, from spikes (`logistic`) or clicks (`stimulus`) up to then."""
-    label, train, val = _labels(view, "choice")
+    label, train, val = labels_of(view, "choice")
     rows = target_rows(view, "choice_t")
     first = view.first_row()
     counts = view.counts.astype(float)
@@ -172,18 +138,61 @@ def _constant(logit: float, label: np.ndarray, val: np.ndarray) -> ScalarFit:
     return ScalarFit(value, log_loss(value[val], label[val]) if len(val) else float(np.log(2)))
 
 
+@dataclass(frozen=True)
+class TraceInputs:
+    """What the decoders of a behavior in time are given.
+
+    Attributes:
+        target: `(R,)` first dimension of the behavior.
+        train: `(R,)` bool: rows to fit on.
+        val: `(R,)` bool.
+        time: `(R, 8)` bumps over the time in trial.
+        lagged: `(R, W * U)` square roots of counts in lag windows and of running counts, standardized.
+    """
+
+    target: np.ndarray
+    train: np.ndarray
+    val: np.ndarray
+    time: np.ndarray
+    lagged: np.ndarray
+
+    @property
+    def neural(self) -> np.ndarray:
+        """What a decoder may know: `lagged`, and the time with three times the prior standard deviation."""
+        return np.concatenate([self.lagged, 3 * self.time], axis=1)
+
+
+def trace_inputs(view: SessionView, name: str, *, causal: bool) -> TraceInputs:
+    """Of a continuous covariate of scope `time`; `causal` leaves out counts after the bin."""
+    behavior = view.row_covariates[name]
+    train, val = view.rows_in("train") & behavior.observed, view.rows_in("val") & behavior.observed
+    time = hats(view.time_s, np.linspace(view.bin_size_s, float(view.time_s[train].max()), 8))
+    lagged = standardize(_lagged_counts(view, causal), train)
+    return TraceInputs(behavior.values[:, 0].astype(float), train, val, time, lagged)
+
+
 def trace_fits(view: SessionView, name: str, *, causal: bool) -> dict[str, ScalarFit]:
-    """A continuous behavior in time `(R,)`: `ridge` on lag windows and running counts, and nulls.
+    """A continuous behavior in time `(R,)`, from spikes, and nulls.
+
+    `ridge` is the Wiener decoder: a linear filter of the counts of all units, here in lag windows, with running counts
+    and time beside them; `factor_ridge` the same on factors; `kalman` the filter or (acausal) the smoother.
 
     The nulls are `time` (time in trial) and `true_choice_by_time`; acausal also the baselines `decoded_choice_by_time`
     and `ridge_with_decoded_choice`, whose choice is read from the spikes of the whole trial.
     """
-    behavior = view.row_covariates[name]
-    target = behavior.values[:, 0].astype(float)
-    train, val = view.rows_in("train") & behavior.observed, view.rows_in("val") & behavior.observed
-    time = hats(view.time_s, np.linspace(view.bin_size_s, float(view.time_s[train].max()), 8))
-    neural = np.concatenate([standardize(_lagged_counts(view, causal), train), 3 * time], axis=1)
+    inputs = trace_inputs(view, name, causal=causal)
+    target, train, val, time, neural = inputs.target, inputs.train, inputs.val, inputs.time, inputs.neural
     fits = {"time": ridge(time, target, train, val), "ridge": ridge(neural, target, train, val)}
+    fits["kalman"] = kalman_fit(view, name, causal=causal)
+    fits["factor_ridge"] = _least(
+        ridge(
+            np.concatenate([standardize(_lagged_factors(view, factors, causal), train), 3 * time], axis=1),
+            target,
+            train,
+            val,
+        )
+        for factors in _factors(view)
+    )
     if "choice" in view.trial_covariates:
         # A few columns on thousands of rows need no shrinking, and a shrunken null would be an easy one.
         fits["true_choice_by_time"] = ridge(choice_by_time(view), target, train, val, penalties=(1.0,))
@@ -196,7 +205,7 @@ def trace_fits(view: SessionView, name: str, *, causal: bool) -> dict[str, Scala
 
 
 def _lagged_counts(view: SessionView, causal: bool) -> np.ndarray:
-    """Square roots of counts in lag windows and of running counts, `(R, F)`; acausal: also ahead, to its end."""
+    """Square roots of counts in W lag windows and of running counts, `(R, W * U)`; acausal: also ahead, to its end."""
     first = view.first_row()[view.trial]
     counts = view.counts.astype(float)
     scale = 0.02 / view.bin_size_s
@@ -214,9 +223,21 @@ def _lagged_counts(view: SessionView, causal: bool) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
+def _lagged_factors(view: SessionView, factors: np.ndarray, causal: bool) -> np.ndarray:
+    """Factors of the last 100 ms, of those before, and their mean so far; acausal: also ahead, `(R, F)`."""
+    first = view.first_row()[view.trial]
+    last = first + view.num_bins[view.trial] - 1
+    step, end = max(1, round(0.1 / view.bin_size_s)), len(factors)
+    spans = [(0, 0), (step, step), (2 * step, 3 * step), (0, end)]
+    if not causal:
+        # Factors tell of the 100 ms up to their bin: the mean of all that is ahead sees nothing twice that matters.
+        spans += [(-step, -step), (-2 * step, -2 * step), (-3 * step, -2 * step), (-end, 0)]
+    return np.concatenate([window_mean(factors, first, last, near, far) for near, far in spans], axis=1)
+
+
 def _out_of_fold_choice(view: SessionView, num_folds: int = 5) -> np.ndarray:
     """Logit of the choice `(M,)`; that of a train trial comes from a fit without it, so that it errs like a new one."""
-    label, train, val = _labels(view, "choice")
+    label, train, val = labels_of(view, "choice")
     fit, features = _best_windows(view, label, train, val)
     logit = fit.value.copy()
     for part in np.array_split(train, min(num_folds, len(train))):
@@ -225,7 +246,14 @@ def _out_of_fold_choice(view: SessionView, num_folds: int = 5) -> np.ndarray:
     return logit
 
 
-def _labels(view: SessionView, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def values_of(view: SessionView, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers `(M,)` of a trial-scope covariate, and the train and val trials that have one."""
+    covariate = view.trial_covariates[name]
+    train, val = (t[covariate.observed[t]] for t in (view.trials_in("train"), view.trials_in("val")))
+    return covariate.values.astype(float), train, val
+
+
+def labels_of(view: SessionView, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels `(M,)`, and the train and val trials that have one."""
     covariate = view.trial_covariates.get(name)
     if covariate is None or covariate.spec.num_classes != 2:

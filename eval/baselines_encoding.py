@@ -7,12 +7,21 @@ trials: a penalty for each unit alone follows the noise of a few hundred validat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy.ndimage
 
-from eval.design import at_bin, drift_features, event_features, standardize, task_features, window_sum
-from eval.scoring import FORECAST_KNOWN, cosmooth_folds, forecast_rows
+from eval.design import (
+    at_bin,
+    drift_features,
+    event_features,
+    standardize,
+    task_features,
+    window_mean,
+    window_sum,
+)
+from eval.scoring import cosmooth_folds, forecast_rows, known_bins
 from eval.session_view import SessionView
 from foundation.poisson_ridge import choose_penalty, log_rate
 
@@ -147,6 +156,8 @@ def ensemble(view: SessionView, first: RateFit, second: RateFit) -> RateFit:
     return RateFit(rate, validation_loss(view, rate))
 
 
+# Encoding with track E2 and co-smoothing (b) of a session share it.
+@lru_cache(maxsize=1)
 def encoding_fits(view: SessionView, *, to_end: bool) -> dict[str, RateFit]:
     """The GLM, its reduced-rank form and their ensemble, with the inputs of track E2 (`to_end`) or E1."""
     drift, task = drift_features(view), task_features(view, to_end=to_end)
@@ -196,7 +207,7 @@ def cosmooth_fit(view: SessionView, offset: np.ndarray | None = None) -> RateFit
     first = view.first_row()[view.trial]
     last = first + view.num_bins[view.trial] - 1
     counts = np.sqrt(view.counts.astype(float))
-    windows = np.stack([_window(counts, first, last, near, far) for near, far in COSMOOTH_WINDOWS], axis=2)
+    windows = np.stack([window_mean(counts, first, last, near, far) for near, far in COSMOOTH_WINDOWS], axis=2)
     rate, loss = np.full(view.counts.shape, np.nan), 0.0
     for fold in cosmooth_folds(view):
         block = windows[:, fold.inputs].reshape(len(train), -1)
@@ -219,7 +230,7 @@ def forecast_fits(view: SessionView) -> dict[str, RateFit]:
     """
     rows = forecast_rows(view)
     train = view.rows_in("train") & rows
-    known = np.floor(FORECAST_KNOWN * view.num_bins + 1e-9).astype(np.int64)
+    known = known_bins(view)
     events = {name: c.values[:, 0] for name, c in view.row_covariates.items() if c.spec.kind == "event"}
     leave_out = [*view.row_covariates, *(n for n, c in view.trial_covariates.items() if c.spec.role == "behavior")]
     task = task_features(view, to_end=True, without=leave_out)
@@ -277,15 +288,3 @@ def _forecast_neurons(
         paths.append([log_rate(x, fit.weights, offset[:, u : u + 1])[:, 0] for fit in fits])
     best = int(np.argmin(losses.sum(axis=1)))
     return RateFit(np.exp(np.stack([path[best] for path in paths], axis=1)), float(losses[best].sum()))
-
-
-def _window(values: np.ndarray, first: np.ndarray, last: np.ndarray, near: int, far: int) -> np.ndarray:
-    """Mean over `near` .. `far` bins back (negative: ahead) of the same trial; bins outside it count as absent."""
-    total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
-    row = np.arange(len(values))
-    low, high = np.maximum(row - far, first), np.minimum(row - near, last) + 1
-    high = np.maximum(high, low)
-    inside = high <= last + 1
-    low, high = np.where(inside, low, first), np.where(inside, high, first)
-    number = (high - low)[:, None]
-    return np.asarray((total[high] - total[low]) / np.maximum(number, 1))

@@ -61,7 +61,7 @@ def demo(config_path: str, overrides: list[str]) -> Path:
     )
     say("evaluate against baselines and nulls")
     results = config.folder / "results"
-    evaluate([adapted], corpus, config.data.held_out, results)
+    evaluate([adapted], corpus, config.data.held_out, results, baselines="quick")
     page = write_report(config.folder, results, config.folder / "report.html")
     say("done")
     _summary(results)

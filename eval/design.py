@@ -48,6 +48,26 @@ def window_sum(values: np.ndarray, first: np.ndarray, nearest: int, farthest: in
     return np.asarray(total[stop] - total[np.minimum(np.maximum(row - farthest, first), stop)])
 
 
+def window_mean(values: np.ndarray, first: np.ndarray, last: np.ndarray, near: int, far: int) -> np.ndarray:
+    """Mean `(R, F)` over `near` .. `far` bins back (negative: ahead) of the same trial; 0 where it has none of them.
+
+    Args:
+        values: `(R, F)`.
+        first: `(R,)` row of the first bin of each row's trial.
+        last: `(R,)` row of its last bin.
+        near: Nearest bin back.
+        far: Farthest bin back, >= near.
+    """
+    total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
+    row = np.arange(len(values))
+    low, high = np.maximum(row - far, first), np.minimum(row - near, last) + 1
+    high = np.maximum(high, low)
+    inside = high <= last + 1
+    low, high = np.where(inside, low, first), np.where(inside, high, first)
+    number = (high - low)[:, None]
+    return np.asarray((total[high] - total[low]) / np.maximum(number, 1))
+
+
 def drift_features(view: SessionView, num_cosines: int = 20) -> np.ndarray:
     """Slow functions of the session clock `(R, K)`, cos(pi k x) / k: a ridge on them is a random-walk prior.
 

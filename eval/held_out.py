@@ -16,7 +16,8 @@ from typing import Any
 
 import foundation
 from eval.adapted import Adapted, ProvenanceError, breaches, find_models, view_of
-from eval.baselines import Baseline, run_baselines, tasks_of
+from eval.baselines import Baseline, Effort, run_baselines, tasks_of
+from eval.baselines_shared import OtherSessions
 from eval.examples import ConfusionExample
 from eval.leakage import leaks_of, refuse
 from eval.model_predictions import MODEL_TRACKS, predict_task
@@ -42,7 +43,7 @@ def evaluate(
     tasks: list[str] | None = None,
     base: str | None = None,
     all_regions: bool = False,
-    baselines: bool = True,
+    baselines: Effort = "standard",
     force: bool = False,
 ) -> Path:
     """Score every adapted model of some animals and write results, prediction files and examples for the report.
@@ -57,7 +58,7 @@ def evaluate(
         tasks: Such as ["encode", "choice"]; by default all that the data allow, and the region probe.
         base: Pretrained run for the region probe; by default the one the models remember.
         all_regions: Probe regions on every animal left out in turn, not on held-out animals alone.
-        baselines: Fit the classical baselines and nulls too.
+        baselines: Which baselines and nulls to fit.
         force: Score what provenance forbids, and stamp the results.
 
     Returns:
@@ -128,7 +129,7 @@ def _session_rows(
     recording_id: str,
     out: Path,
     tasks: list[str] | None,
-    baselines: bool,
+    baselines: Effort,
     fitted: dict[tuple[Any, ...], dict[str, Baseline]],
 ) -> Iterator[ResultRow]:
     used = adapted.model.provenance["adapted"][recording_id]
@@ -136,6 +137,7 @@ def _session_rows(
     reader = WindowReader(corpus, adapted.model.channels, adapted.model.config.bin_size_s)
     shot = f"-k{used['train_trials']}-d{used['draw']}" if used["train_trials"] else ""
     seed = int(adapted.model.provenance.get("seed", 0))
+    others = OtherSessions.beside(view, corpus, adapted.model.provenance["pretraining_subjects"])
     targets = {c.spec.name for c in adapted.model.channels if c.is_target} | {
         "choice_t",
         "encode",
@@ -148,10 +150,10 @@ def _session_rows(
             continue
         # Baselines belong to the session, not to the model: fitted, written and listed once.
         key = (recording_id, view.split, view.fold, used["train_trials"], used["draw"], task, track)
-        is_new = baselines and key not in fitted
+        is_new = key not in fitted
         if is_new:
-            fitted[key] = run_baselines(view, task, track)
-        classical = fitted.get(key, {})
+            fitted[key] = run_baselines(view, task, track, effort=baselines, others=others)
+        classical = fitted[key]
         prediction = predict_task(adapted.model, reader, recording_id, view, task, track, adapted.name)
         label = f"{view.session}-{task}{track}-{view.split}{shot}"
         write_prediction(out / "predictions" / f"{label}-{_safe(adapted.name)}-s{seed}.npz", prediction)

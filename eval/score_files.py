@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import foundation
-from eval.baselines import run_baselines, tasks_of
+from eval.baselines import Effort, run_baselines, tasks_of
 from eval.predictions import Prediction, read_prediction
 from eval.results import ResultRow, plain, write_results
 from eval.session_rows import task_rows
@@ -26,7 +26,7 @@ from foundation.corpus import Corpus
 _View = tuple[str, str, int, float]
 
 
-def score_files(paths: Sequence[Path], corpus: Corpus, out: Path, *, baselines: bool = True) -> Path:
+def score_files(paths: Sequence[Path], corpus: Corpus, out: Path, *, baselines: Effort = "standard") -> Path:
     """Score prediction files and write results for the report.
 
     The same call in many processes or on many nodes shares the sessions, and one that was interrupted goes on.
@@ -35,7 +35,7 @@ def score_files(paths: Sequence[Path], corpus: Corpus, out: Path, *, baselines: 
         paths: Files, or folders of such.
         corpus: Holds the recordings.
         out: Results folder.
-        baselines: Fit the classical baselines and nulls too.
+        baselines: Which baselines and nulls to fit.
 
     Returns:
         `out/results.parquet`.
@@ -85,7 +85,7 @@ def score_files(paths: Sequence[Path], corpus: Corpus, out: Path, *, baselines: 
     return out / "results.parquet"
 
 
-def _view_rows(corpus: Corpus, key: _View, predictions: list[Prediction], baselines: bool) -> list[ResultRow]:
+def _view_rows(corpus: Corpus, key: _View, predictions: list[Prediction], baselines: Effort) -> list[ResultRow]:
     recording_id, split, fold, bin_ms = key
     print(f"score {len(predictions)} predictions of {recording_id}", file=sys.stderr, flush=True)
     if split not in ("interleaved", "temporal"):
@@ -99,6 +99,6 @@ def _view_rows(corpus: Corpus, key: _View, predictions: list[Prediction], baseli
     for task, track in known:
         models = [one for one in predictions if (one.task, one.track) == (task, track)]
         if models:
-            classical = run_baselines(view, task, track) if baselines else {}
+            classical = run_baselines(view, task, track, effort=baselines)
             rows += task_rows(view, recording.info.subject_id, models, classical, seeds=[one.seed for one in models])
     return rows

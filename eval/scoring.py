@@ -29,10 +29,14 @@ class Score(NamedTuple):
     n: int
 
 
+def known_bins(view: SessionView) -> np.ndarray:
+    """`(M,)` how many bins of each trial forecasting may read: floor(0.8 n)."""
+    return np.floor(FORECAST_KNOWN * view.num_bins + 1e-9).astype(np.int64)
+
+
 def forecast_rows(view: SessionView) -> np.ndarray:
-    """`(R,)` bool: the last 20 % of each trial's bins, its first floor(0.8 n) being known."""
-    known = np.floor(FORECAST_KNOWN * view.num_bins + 1e-9).astype(np.int64)
-    return view.bin >= known[view.trial]
+    """`(R,)` bool: the last 20 % of each trial's bins, the others being known."""
+    return view.bin >= known_bins(view)[view.trial]
 
 
 def target_rows(view: SessionView, task: str) -> np.ndarray:

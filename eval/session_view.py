@@ -37,7 +37,7 @@ class RowCovariate:
     observed: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SessionView:
     """All bins of all trials of one session, M trials, R rows (one per trial and bin), U units.
 

@@ -178,7 +178,7 @@ def _evaluate(a: argparse.Namespace, overrides: list[str]) -> None:
         tasks=a.tasks,
         base=a.base,
         all_regions=a.all_regions,
-        baselines=not a.no_baselines,
+        baselines=a.baselines,
         force=a.force,
     )
     print(f"results: {a.out}/results.parquet")
@@ -191,7 +191,7 @@ def _score(a: argparse.Namespace, overrides: list[str]) -> None:
     _quiet()
     _no(overrides)
     corpus = open_corpora(a.corpus)
-    print(f"results: {score_files([Path(f) for f in a.files], corpus, Path(a.out), baselines=not a.no_baselines)}")
+    print(f"results: {score_files([Path(f) for f in a.files], corpus, Path(a.out), baselines=a.baselines)}")
 
 
 def _report(a: argparse.Namespace, overrides: list[str]) -> None:

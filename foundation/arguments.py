@@ -85,7 +85,7 @@ def build_parser(recipes: str) -> argparse.ArgumentParser:
     p.add_argument("--tasks", nargs="+", help="default: all that the data allow")
     p.add_argument("--base", help="pretrained run, for the region probe (default: the one the models came from)")
     p.add_argument("--all-regions", action="store_true", help="probe regions on pretraining animals too")
-    p.add_argument("--no-baselines", action="store_true", help="score the models alone")
+    _baselines(p)
     p.add_argument("--force", action="store_true", help="score an animal of the pretraining set; stamps the results")
 
     p = verb(
@@ -97,7 +97,7 @@ def build_parser(recipes: str) -> argparse.ArgumentParser:
     p.add_argument("files", nargs="+", help=".npz files, or folders of such; the format is in eval/predictions.py")
     p.add_argument("--corpus", nargs="+", required=True, help="one or several")
     p.add_argument("--out", required=True)
-    p.add_argument("--no-baselines", action="store_true", help="score the files alone")
+    _baselines(p)
 
     p = verb(
         "report",
@@ -143,3 +143,13 @@ def build_parser(recipes: str) -> argparse.ArgumentParser:
     )
     p.add_argument("--config", default="configs/demo.yaml")
     return parser
+
+
+def _baselines(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--baselines",
+        choices=("none", "quick", "standard", "all"),
+        default="standard",
+        help="quick: without networks; standard: with one per label and behavior; all: with a sequential VAE of the "
+        "spikes, too, which doubles the cost (default: standard)",
+    )

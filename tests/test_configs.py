@@ -22,9 +22,11 @@ RUNS = sorted(FOLDER.glob("*.yaml"))
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted name; the schemes, which a config replaces as a whole, are one value."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+        is_branch = isinstance(value, dict) and value and key != "schemes"
+        found |= leaves(value, f"{prefix}{key}.") if is_branch else {f"{prefix}{key}": value}
     return found
 
 
@@ -59,6 +61,17 @@ def test_the_rat_config_names_what_its_recipe_makes(real_data: Path) -> None:
     jobs = luo2025.sessions(source if source.is_dir() else real_data)
     recording: Recording = luo2025.read(**next(iter(jobs.values())))
     assert names_of(config) <= set(recording.covariates)
+
+
+@pytest.mark.parametrize("arm", ["luo2025_ndt", "luo2025_mtm"])
+def test_an_arm_has_the_animals_cuts_network_and_steps_of_what_it_is_compared_with(arm: str) -> None:
+    ours, theirs = load_config(FOLDER / "luo2025.yaml"), load_config(FOLDER / f"{arm}.yaml")
+    assert dataclasses.replace(theirs.data, inputs=ours.data.inputs) == ours.data
+    for name in ("seed", "model", "optim", "train", "finetune"):
+        assert getattr(theirs, name) == getattr(ours, name)
+    # Spikes alone are predicted, and no scheme asks for anything else.
+    assert theirs.objective.covariate_scale == theirs.objective.time_contrast == theirs.objective.behavior_contrast == 0
+    assert not {"behavior", "spikes_only", "within_behavior", "cross"} & set(theirs.objective.masking.schemes)
 
 
 def test_the_joint_config_names_what_its_recipes_make(tmp_path: Path) -> None:

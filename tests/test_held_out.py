@@ -56,7 +56,7 @@ def runs(synthetic_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> 
 def _evaluate(runs: Path, corpus: Corpus, out: Path, *extra: str, subject: str = "animal03") -> int:
     names = [str(runs / name) for name in ("new", "few")]
     command = ["evaluate", *names, "--corpus", str(corpus.path), "--subjects", subject, "--out", str(out)]
-    return main([*command, "--tasks", "encode", "choice", "forecast", *extra])
+    return main([*command, "--tasks", "encode", "choice", "forecast", "--baselines", "quick", *extra])
 
 
 def test_rows_carry_baseline_and_null_and_files_score_the_same(
@@ -92,13 +92,14 @@ def test_files_of_other_tools_are_scored_as_our_models_are(
     runs: Path, synthetic_corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["evaluate", str(runs / "new"), "--corpus", str(synthetic_corpus.path), "--subjects", "animal03"]
-    assert main([*command, "--tasks", "choice", "forecast", "--out", str(tmp_path / "ours")]) == 0
+    command += ["--tasks", "choice", "forecast", "--baselines", "quick"]
+    assert main([*command, "--out", str(tmp_path / "ours")]) == 0
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     for path in (tmp_path / "ours" / "predictions").glob("*-tiny_adapter-*"):
         shutil.copy(path, theirs)
     score_them = ["score", str(theirs), "--corpus", str(synthetic_corpus.path), "--out"]
-    assert main([*score_them, str(tmp_path / "scored")]) == 0
+    assert main([*score_them, str(tmp_path / "scored"), "--baselines", "quick"]) == 0
     ours, scored = (read_results(tmp_path / name)[0] for name in ("ours", "scored"))
     ours = ours[ours["model"].eq("tiny/adapter") | ours["kind"].ne("model")]
     columns = ["task", "model", "metric", "session"]
@@ -115,7 +116,7 @@ def test_files_of_other_tools_are_scored_as_our_models_are(
         ({"track": "E9"}, "with track 'E9'"),
     ):
         write_prediction(theirs / "bad.npz", replace(prediction, **bad))
-        assert main([*score_them, str(tmp_path / "bad"), "--no-baselines"]) == 2
+        assert main([*score_them, str(tmp_path / "bad"), "--baselines", "none"]) == 2
         assert message in capsys.readouterr().err
 
 
@@ -126,7 +127,8 @@ def test_seeds_keep_their_own_prediction_files(runs: Path, synthetic_corpus: Cor
     for path in (other / "animal03").glob("*/provenance.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 1}))
     command = ["evaluate", str(runs / "new"), str(other), "--corpus", str(synthetic_corpus.path)]
-    assert main([*command, "--subjects", "animal03", "--tasks", "choice", "--out", str(tmp_path / "out")]) == 0
+    command += ["--subjects", "animal03", "--tasks", "choice", "--baselines", "quick"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
     table = read_results(tmp_path / "out")[0]
     assert set(table[table["kind"] == "model"]["seed"]) == {0, 1}
     assert not table.duplicated(["task", "model", "seed", "metric"]).any()
@@ -139,7 +141,7 @@ def test_seeds_keep_their_own_prediction_files(runs: Path, synthetic_corpus: Cor
 def test_two_evaluations_agree_bit_for_bit(runs: Path, synthetic_corpus: Corpus, tmp_path: Path) -> None:
     tables = []
     for name in ("one", "two"):
-        assert _evaluate(runs, synthetic_corpus, tmp_path / name, "--no-baselines") == 0
+        assert _evaluate(runs, synthetic_corpus, tmp_path / name, "--baselines", "none") == 0
         tables.append(read_results(tmp_path / name)[0])
     assert tables[0].equals(tables[1])
 
@@ -148,7 +150,7 @@ def test_two_processes_and_a_resumed_one_write_the_same_rows(
     runs: Path, synthetic_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["evaluate", str(runs / "new"), "--corpus", str(synthetic_corpus.path)]
-    command += ["--subjects", "animal03", "--tasks", "choice", "--no-baselines", "--out"]
+    command += ["--subjects", "animal03", "--tasks", "choice", "--baselines", "none", "--out"]
     assert main([*command, str(tmp_path / "one")]) == 0
     launched = [sys.executable, "-m", "foundation", *command, str(tmp_path / "two")]
     both = [subprocess.Popen(launched, cwd=Path(__file__).parents[1]) for _ in range(2)]
@@ -196,7 +198,7 @@ def test_an_animal_of_the_pretraining_set_is_refused(
         assert _evaluate(runs, synthetic_corpus, tmp_path / "refused") == 2
         assert "animal03 was in the pretraining" in capsys.readouterr().err
         assert not (tmp_path / "refused").exists()
-        assert _evaluate(runs, synthetic_corpus, tmp_path / "forced", "--force", "--no-baselines") == 0
+        assert _evaluate(runs, synthetic_corpus, tmp_path / "forced", "--force", "--baselines", "none") == 0
         assert "animal03 was in the pretraining" in str(read_results(tmp_path / "forced")[1]["forced"])
     finally:
         folder.write_text(honest)

@@ -342,14 +342,14 @@ finetune: {{steps: 3, windows_per_step: 8, readout: {{groups: 2}}}}
         assert batch.observed[..., speed][batch.valid].all()
         assert batch.covariates.abs().sum() > 0
     runs, out = [tmp_path / "new"], tmp_path / "results"
-    evaluate(runs, Corpus.open(corpora["rats"]), ["rats2"], out, tasks=["decode_speed"])
+    evaluate(runs, Corpus.open(corpora["rats"]), ["rats2"], out, tasks=["decode_speed"], baselines="quick")
     rows = pd.read_parquet(out / "results.parquet")
     assert set(rows["task"]) == {"decode_speed acausal", "decode_speed causal"}
     assert set(rows["dataset"]) == {"rats"}
     assert {"model", "baseline"} <= set(rows["kind"])
     # Everything else, of animals of both corpora at once, up to the page.
     both = [str(path) for path in corpora.values()]
-    everything = ["evaluate", str(runs[0]), "--corpus", *both, "--subjects", "mice2", "rats2", "--no-baselines"]
+    everything = ["evaluate", str(runs[0]), "--corpus", *both, "--subjects", "mice2", "rats2", "--baselines", "none"]
     assert main([*everything, "--out", str(tmp_path / "both")]) == 0
     rows = pd.read_parquet(tmp_path / "both" / "results.parquet")
     assert set(rows["subject"]) >= {"mice2", "rats2"}

@@ -1,0 +1,95 @@
+"""Filters in time that sessions share: multi-session reduced-rank regression of labels and behavior on spikes.
+
+After Zhang et al. 2025 (AISTATS, "Exploiting correlations across trials and behavioral sessions to improve neural
+decoding"): what unit n of session i contributes in lag window w is (U_i V)[n, w], with weights U_i of the session and
+a few filters V of all sessions. V is fitted on the train trials of other animals; to a new session it is a fixed basis,
+and its U is a ridge or logistic regression like any other. Which sessions, and what comes of it, is for the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+RANKS = (1, 2, 4)
+# Ridge penalty of the U of pretraining sessions, on standardized features, per row.
+PENALTIES = (0.1, 1.0)
+_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Moments:
+    """All that least squares has to know of N rows of one session, W windows of each of U units.
+
+    Attributes:
+        gram: `(W, U, W, U)` sums of products of features.
+        cross: `(W, U)` sums of products with the target.
+        num_rows: N.
+    """
+
+    gram: np.ndarray
+    cross: np.ndarray
+    num_rows: int
+
+    @classmethod
+    def of(cls, features: np.ndarray, target: np.ndarray) -> Moments:
+        """Of `features` `(N, W, U)`, standardized, and a target `(N,)`, which is standardized here."""
+        rows, windows, units = features.shape
+        flat = features.reshape(rows, -1)
+        y = (target - target.mean()) / max(float(target.std()), 1e-9)
+        gram = (flat.T @ flat).reshape(windows, units, windows, units)
+        return cls(gram, (flat.T @ y).reshape(windows, units), rows)
+
+    def weights(self, filters: np.ndarray, penalty: float) -> np.ndarray:
+        """U of the session, `(r, U)`, given `filters` `(r, W)`."""
+        rank, units = len(filters), self.cross.shape[1]
+        gram = np.einsum("rw,wuxv,sx->rusv", filters, self.gram, filters, optimize=True).reshape((rank * units,) * 2)
+        ridge = penalty * self.num_rows * np.eye(rank * units)
+        return np.linalg.solve(gram + ridge, (filters @ self.cross).ravel()).reshape(rank, units)
+
+
+def shared_filters(sessions: Iterable[Moments]) -> list[np.ndarray]:
+    """Filters `(r, W)` with orthonormal rows, for every rank and penalty that there is.
+
+    Alternating least squares, from the leading directions of the sessions' own full regressions, of the sum over
+    sessions of |y - X W|^2 / N + penalty |W|^2 with W = U V. No round raises it.
+
+    Args:
+        sessions: At least one.
+    """
+    known = list(sessions)
+    num_windows = len(known[0].cross)
+    found = []
+    for penalty in PENALTIES:
+        whole = [session.weights(np.eye(num_windows), penalty) for session in known]
+        directions = np.linalg.eigh(sum(w @ w.T for w in whole))[1][:, ::-1].T
+        for rank in RANKS:
+            if rank > num_windows:
+                break
+            filters = directions[:rank]
+            for _ in range(_ROUNDS):
+                filters = _improve(known, filters, penalty)
+            found.append(filters)
+    return found
+
+
+def _improve(sessions: list[Moments], filters: np.ndarray, penalty: float) -> np.ndarray:
+    """One round: U of every session for these filters, then the best filters for these U, made orthonormal."""
+    size = filters.size
+    gram, cross = np.zeros((size, size)), np.zeros(filters.shape)
+    for session in sessions:
+        weights = session.weights(filters, penalty)
+        part = np.einsum("ru,wuxv,sv->rwsx", weights, session.gram, weights, optimize=True)
+        ridge = penalty * np.kron(weights @ weights.T, np.eye(filters.shape[1]))
+        gram += part.reshape(size, size) / session.num_rows + ridge
+        cross += weights @ session.cross.T / session.num_rows
+    tiny = 1e-9 * np.trace(gram) / size + 1e-12
+    better = np.linalg.solve(gram + tiny * np.eye(size), cross.ravel()).reshape(filters.shape)
+    return np.linalg.qr(better.T)[0].T
+
+
+def filtered(features: np.ndarray, filters: np.ndarray) -> np.ndarray:
+    """What the filters pass of `features` `(N, W, U)`, `(N, r * U)`."""
+    return np.einsum("nwu,rw->nru", features, filters, optimize=True).reshape(len(features), -1)
