@@ -168,7 +168,10 @@ def kalman_fit(view: SessionView, name: str, *, causal: bool) -> ScalarFit:
         scale = np.maximum(centered[keep].std(axis=0), 1e-9)
         system = LinearSystem.fit(centered / scale, view.trial, keep)
         for near, spikes in observations:
-            weights, information = read_out(spikes, centered / scale, keep & (view.bin >= near))
+            fitted = keep & (view.bin >= near)
+            if not fitted.any():
+                continue
+            weights, information = read_out(spikes, centered / scale, fitted)
             decoder = _Decoder(system, spikes, weights, information, near, causal)
             value = course[:, 0] + scale[0] * decoder(view, np.unique(view.trial[val]))
             losses = np.mean((value[:, val] - target[val]) ** 2, axis=1)
