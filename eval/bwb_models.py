@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from accelerate import Accelerator
+
 import foundation
 from eval.adapted import Adapted, find_models
 from eval.bwb_decoding import decode, target_channel
@@ -167,7 +169,8 @@ def _session_jobs(suite: Suite, models: Sequence[Adapted], recordings: Mapping[s
 
 def _predict(job: _Job, recording: Recording, task: Task, about: Mapping[str, str]) -> list[SuiteFile]:
     """One task of suite 1 or 2 on one session."""
-    model, request = job.models[0].model, job.models[0].folder / "request.json"
+    # Windows of suite 2 stand a bin apart: thousands of passes where adaptation had hundreds.
+    model, request = job.models[0].model.to(Accelerator().device), job.models[0].folder / "request.json"
     # As the model was adapted.
     config = from_dict(FinetuneConfig, json.loads(request.read_text())["finetune"] if request.exists() else {})
     if task.suite == "ts1":

@@ -58,6 +58,7 @@ def predict_rates(
         raise ValueError(f"{key}: no second of {' and none of '.join(empty)} in suite 2; leave the session out")
     windows = {role: [Window(key, float(at), STEPS, 0) for at in some] for role, some in starts.items()}
     few = [spread({key: windows[role]}, most)[key] for role, most in (("train", MOST_TRAIN), ("val", MOST_VAL))]
+    # Of the pretraining units where adaptation fitted read-outs, which keep it; else of the session's own.
     stored = as_arrays(model.readouts.get(key, {}))
     prior = stored["prior"] if "prior" in stored else state_prior(model)
     question: Question = "forecast" if task.name == "forecasting" else "cosmooth"
