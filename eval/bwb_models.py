@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -105,7 +105,11 @@ def write_predictions(
         made_by = job.made_by(corpus_sha256)
         if all(path.exists() and header_of(path).get(_MADE_BY) == made_by for path in job.paths(out)):
             continue
-        print(f"predict {job.task_id} of {job.session or 'all sessions'} by {job.label}", file=sys.stderr, flush=True)
+        print(
+            f"predict {job.task_id} of {job.session or 'all sessions'} by {_label(job.models[0])}",
+            file=sys.stderr,
+            flush=True,
+        )
         for file in job.make({_MADE_BY: made_by}):
             write_suite_prediction(out, file)
     return paths
@@ -119,34 +123,25 @@ class _Job:
         models: Of one label and seed.
         task_id: Such as "ts1-choice".
         session: "" in suite 3.
+        folders: Of all models that it reads.
         make: Predicts, given texts for the header.
     """
 
     models: Sequence[Adapted]
     task_id: str
     session: str
+    folders: Sequence[Path]
     make: Callable[[Mapping[str, str]], list[SuiteFile]]
-
-    @property
-    def label(self) -> str:
-        """Name and track as a folder's name, with the number of trials of a few-shot adaptation."""
-        used = next(iter(self.models[0].model.provenance["adapted"].values()))
-        few = f"-k{used['train_trials']}-d{used['draw']}" if used["train_trials"] else ""
-        return self.models[0].name.replace("/", "-").replace(" ", "_") + few
-
-    @property
-    def seed(self) -> int:
-        """Of the adaptation."""
-        return int(self.models[0].model.provenance.get("adaptation_seed", 0))
 
     def paths(self, out: Path) -> list[Path]:
         """Where its files belong."""
-        labels = [self.label] if self.session else [f"{self.label}_single", f"{self.label}_multi"]
-        return [SuiteFile(label, self.task_id, self.session, self.seed, {}).path(out) for label in labels]
+        label, seed = _label(self.models[0]), _seed(self.models[0])
+        labels = [label] if self.session else [f"{label}_single", f"{label}_multi"]
+        return [SuiteFile(name, self.task_id, self.session, seed, {}).path(out) for name in labels]
 
     def made_by(self, corpus_sha256: str) -> str:
         """Hash of the models' files, the corpus and the version."""
-        files = [p for m in self.models for p in sorted(m.folder.iterdir()) if p.is_file()]
+        files = [p for part in self.folders for f in (part, part / "model") for p in sorted(f.glob("*")) if p.is_file()]
         parts = [foundation.__version__, corpus_sha256, *map(sha256_of, files)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -160,44 +155,66 @@ def _session_jobs(suite: Suite, models: Sequence[Adapted], recordings: Mapping[s
                 if suite == "ts1" and target_channel(adapted.model, recording, task) is None:
                     unanswered.add(f"{task.id} ({adapted.name} has no target {task.covariate!r})")
                     continue
-                job = _Job([adapted], task.id, recording.info.session, lambda about: [])
-                jobs.append(replace(job, make=partial(_predict, job, recording, task)))
+                make = partial(_predict, adapted, recording, task)
+                jobs.append(_Job([adapted], task.id, recording.info.session, [adapted.folder], make))
     if unanswered:
         print(f"left out: {'; '.join(sorted(unanswered))}; list it in data.targets of pretraining", file=sys.stderr)
     return jobs
 
 
-def _predict(job: _Job, recording: Recording, task: Task, about: Mapping[str, str]) -> list[SuiteFile]:
+def _predict(adapted: Adapted, recording: Recording, task: Task, about: Mapping[str, str]) -> list[SuiteFile]:
     """One task of suite 1 or 2 on one session."""
     # Windows of suite 2 stand a bin apart: thousands of passes where adaptation had hundreds.
-    model, request = job.models[0].model.to(Accelerator().device), job.models[0].folder / "request.json"
+    model, request = adapted.model.to(Accelerator().device), adapted.folder / "request.json"
+    label, seed = _label(adapted), _seed(adapted)
     # As the model was adapted.
     config = from_dict(FinetuneConfig, json.loads(request.read_text())["finetune"] if request.exists() else {})
     if task.suite == "ts1":
         about = {"inputs": "spikes of the scored second"} | dict(about)
         trial_id, values = decode(model, recording, task, config.decoding)
         export = export_labels if task.kind == "class" else export_traces
-        return [export(task, recording, job.label, job.seed, trial_id, values, about)]
+        return [export(task, recording, label, seed, trial_id, values, about)]
     about = {"inputs": "visible spikes of the second, its place in the session"} | dict(about)
     starts, rate, units = predict_rates(model, recording, task, config.readout)
-    return [export_rates(task, recording, job.label, job.seed, starts, rate, units, about)]
+    return [export_rates(task, recording, label, seed, starts, rate, units, about)]
 
 
 def _region_jobs(models: Sequence[Adapted], recordings: Mapping[str, Recording], base: str | None) -> list[_Job]:
-    groups: dict[tuple[str, int], _Job] = {}
+    groups: dict[tuple[str, int], list[Adapted]] = {}
     for adapted in models:
-        job = _Job([adapted], "ts3-unit_cosmos", "", lambda about: [])
-        held = groups.get((job.label, job.seed), job)
-        groups[job.label, job.seed] = held if held is job else replace(held, models=[*held.models, adapted])
-    return [replace(job, make=partial(_predict_regions, job, recordings, base)) for job in groups.values()]
+        # Vectors are comparable with those of pretraining units on the pretrained trunk alone.
+        if adapted.track == "adapter":
+            groups.setdefault((_label(adapted), _seed(adapted)), []).append(adapted)
+    jobs = []
+    for (label, seed), group in groups.items():
+        path = base or group[0].model.provenance.get("base")
+        if not path:
+            raise ValueError(f"{label}: the models do not say what they came from; give --base, a pretrained run")
+        make = partial(_predict_regions, label, seed, group, recordings, path)
+        jobs.append(_Job(group, "ts3-unit_cosmos", "", [*(one.folder for one in group), Path(path)], make))
+    return jobs
 
 
 def _predict_regions(
-    job: _Job, recordings: Mapping[str, Recording], base: str | None, about: Mapping[str, str]
+    label: str,
+    seed: int,
+    models: Sequence[Adapted],
+    recordings: Mapping[str, Recording],
+    base: str,
+    about: Mapping[str, str],
 ) -> list[SuiteFile]:
     """Suite 3, all animals at once."""
-    base = base or job.models[0].model.provenance.get("base")
-    if not base:
-        raise ValueError(f"{job.label}: the models do not say what they came from; give --base, a pretrained run")
     build = build_of(next(one for one in recordings.values() if is_evaluated(one)))
-    return region_files(job.label, job.seed, job.models, load_model(base), recordings, build | dict(about))
+    return region_files(label, seed, models, load_model(base), recordings, build | dict(about))
+
+
+def _label(adapted: Adapted) -> str:
+    """Name and track as a folder's name, with the number of trials of a few-shot adaptation."""
+    used = next(iter(adapted.model.provenance["adapted"].values()))
+    few = f"-k{used['train_trials']}-d{used['draw']}" if used["train_trials"] else ""
+    return adapted.name.replace("/", "-").replace(" ", "_") + few
+
+
+def _seed(adapted: Adapted) -> int:
+    """Of the adaptation."""
+    return int(adapted.model.provenance.get("adaptation_seed", 0))

@@ -60,7 +60,7 @@ def evaluate_suite(
         out: Results folder; `predictions`, `nulls` and `ground_truth` are written in it.
         runs: Folders made by `foundation finetune`, whose models make their own predictions.
         subjects: Animals whose models of `runs` are meant; by default all for evaluation that have some.
-        base: Suite 3: pretrained run that `runs` came from; by default the one they remember.
+        base: Pretrained run that `runs` came from, for suite 3; by default the one they remember.
         ground_truth: Folder of the benchmark's own truths; by default they are made from the corpus.
         models: Folders of the models that made `predictions`, pretrained or adapted: what they have seen is checked,
             as is what those of `runs` have seen.
@@ -75,7 +75,7 @@ def evaluate_suite(
         ValueError: Predictions that are missing, malformed or incomplete, or scores that differ from the package's.
     """
     suite, out = suite_of(name), Path(out)
-    recordings = {corpus[key].info.session: corpus[key] for key in corpus.ids}
+    recordings = {recording.info.session: recording for recording in corpus}
     evaluated = {session: one for session, one in recordings.items() if is_evaluated(one)}
     if not predictions and not runs:
         raise ValueError(f"{name}: nothing to score, expected runs of `foundation finetune` or --predictions FOLDER")
@@ -85,10 +85,8 @@ def evaluate_suite(
             "configs/brainsets/brain_wide_bench.yaml"
         )
     ours = models_of(runs, evaluated, subjects) if runs else []
-    models = [*models, *(adapted.folder for adapted in ours)]
-    if suite == "ts3" and base:
-        models.append(Path(base))
-    broken = animal_breaches(recordings) + [b for path in models for b in model_breaches(path, evaluated, suite)]
+    seen = [*models, *(adapted.folder for adapted in ours), *([Path(base)] if base else [])]
+    broken = animal_breaches(recordings) + [b for path in seen for b in model_breaches(path, evaluated, suite)]
     if broken and not force:
         raise ProvenanceError("; ".join(broken) + ". Hold them out, or pass --force to score under a stamp")
     truth = ground_truth or out / "ground_truth"
@@ -112,7 +110,7 @@ def evaluate_suite(
     provenance = {
         "title": f"Brain-Wide Bench, suite {suite[-1]}",
         "summary": "Each session under its own split of the benchmark. "
-        + ("" if models else "What the models were trained on was not given, so it was not checked."),
+        + ("" if seen else "What the models were trained on was not given, so it was not checked."),
         "data": "ibl_brain_wide_bench_2026",
         "seeds": sorted({one.seed for one in scores}),
         "manifest_sha256": corpus.manifest_sha256,

@@ -20,6 +20,7 @@ from benchmarks.simulated_bwb import SESSION, bench_session, planted
 from eval.adapted import Adapted, breaches, find_models
 from eval.bwb_checks import model_breaches
 from eval.bwb_decoding import decode
+from eval.bwb_export import build_of
 from eval.bwb_files import decode_ids
 from eval.bwb_models import models_of
 from eval.bwb_rates import predict_rates
@@ -294,6 +295,7 @@ def test_models_that_cannot_be_scored_are_named(
         ([ts1, "--subjects", "KS014"], "was adapted in the split 'source:ts1', expected interleaved or temporal"),
         ([ts1], "--subjects is missing"),
         (["--subjects", "KS014"], "the run folder is missing"),
+        (["--suite", "bwb-ts1", "--predictions", "x", "--subjects", "KS014"], "--subjects: no run to choose from"),
         ([ts1, "--subjects", "KS014", "--predictions", "x"], "--predictions: without --suite"),
     ):
         assert main(["evaluate", *words, *out]) == 2, words
@@ -309,6 +311,13 @@ def test_models_that_cannot_be_scored_are_named(
     ):
         with pytest.raises(ValueError, match="bins of 40 ms, expected 20"):
             found()
+
+
+def test_the_header_says_what_the_recipe_noted(session: Recording) -> None:
+    noted = replace(session.info, notes="session.id: x; build: all_units; version: 0.1.0; not taken: licks.version")
+    about = {"unit_filtering": "all_units", "dataset_version": "0.1.0"}
+    assert build_of(replace(session, info=noted)) == about
+    assert build_of(session) == {"unit_filtering": "selected_units"}
 
 
 def test_an_adapter_whose_trials_are_not_on_record_is_a_breach(
