@@ -201,7 +201,7 @@ def _evaluate_suite(a: argparse.Namespace) -> None:
     if given := [name for name, value in others.items() if value]:
         raise ValueError(f"{' '.join(given)}: not with --suite, which has its own tasks and nulls; leave it out")
     if a.subjects and not a.runs:
-        raise ValueError(f"--subjects: no run to choose from; give the folder of `foundation finetune`")
+        raise ValueError("--subjects: no run to choose from; give the folder of `foundation finetune`")
     results = evaluate_suite(
         a.suite,
         [Path(folder) for folder in a.predictions or ()],
