@@ -99,7 +99,7 @@ def bench_session(
 
 
 def planted(recording: Recording, seed: int = 0) -> Recording:
-    """The session with spikes of 8 to 30 Hz that follow wheel speed, licks, the coming choice, and a latent.
+    """The session with spikes of some 10 to 60 Hz that follow wheel speed, licks, the coming choice, and a latent.
 
     Every unit follows the latent, which is independent of behavior; later rows of the units table fire more.
     """
@@ -119,9 +119,9 @@ def planted(recording: Recording, seed: int = 0) -> Recording:
     near = (onset[coming] - time > 0) & (onset[coming] - time < 1)
     choice = near * (2.0 * recording.covariates["choice"].values[coming] - 1)
     signals = np.stack([latent / latent.std(), at("wheel_speed"), at("licking_rate"), choice])
-    weights = rng.normal(0, [[0.1], [0.3], [0.3], [0.4]], (4, units))
+    weights = rng.normal(0, [[0.1], [0.6], [0.4], [0.4]], (4, units))
     weights[0] += 0.5
-    base = 8 * (30 / 8) ** (np.arange(units) / (units - 1))
+    base = 10 * (60 / 10) ** (np.arange(units) / (units - 1))
     counts = rng.poisson(np.minimum(base * np.exp((weights.T @ signals).T - 0.4), 150) * _STEP_S)
     row, unit = np.nonzero(counts)
     many = counts[row, unit]

