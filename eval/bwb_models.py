@@ -35,7 +35,7 @@ _MADE_BY = "made_by"
 
 
 def models_of(
-    runs: Sequence[Path], evaluated: Mapping[str, Recording], subjects: Sequence[str] | None
+    runs: Sequence[Path], evaluated: Mapping[str, Recording], subjects: Sequence[str] | None = None
 ) -> list[Adapted]:
     """The models of some runs for animals of the evaluation, in the order of the runs.
 

