@@ -116,6 +116,9 @@ def model_of(folder: Path) -> FoundationModel:
 
 def test_a_trial_has_the_role_of_the_interval_that_holds_it(session: Recording) -> None:
     bounds = session.trials[["start_s", "stop_s"]].to_numpy()
+    # Edges within trials, of one role beside the other, and of one beside itself.
+    odd = {"train": [[0.0, 63.5], [66.0, 80.0]], "test": [[63.5, 66.0], [80.0, 101.0], [101.0, 152.3]]}
+    session = replace(session, info=replace(session.info, splits=session.info.splits | {"odd": odd}))
     for suite, splits in session.info.splits.items():
         found = session_roles(session, f"source:{suite}")
         for k, (start, stop) in enumerate(bounds):
