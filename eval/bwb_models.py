@@ -151,7 +151,9 @@ def _session_jobs(suite: Suite, models: Sequence[Adapted], recordings: Mapping[s
     for adapted in models:
         for recording_id in adapted.model.adapters.sessions["recording_id"]:
             recording = recordings.get(recording_id.split("/")[-1])
-            for task in tasks_in(recording, suite) if recording is not None else []:
+            if recording is None:
+                continue
+            for task in tasks_in(recording, suite):
                 if suite == "ts1" and target_channel(adapted.model, recording, task) is None:
                     unanswered.add(f"{task.id} ({adapted.name} has no target {task.covariate!r})")
                     continue
