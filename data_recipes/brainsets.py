@@ -264,6 +264,8 @@ def _notes(file: h5py.File, name: str, m: dict[str, Any], absent: dict[str, Any]
     parts += [f"session.id in the file: {session}"] if session not in ("", name) else []
     label = tb.attribute(file, "brainset.unit_filtering")
     parts += [f"build: {label}"] if label else []
+    derived = tb.attribute(file, "brainset.derived_version")
+    parts += [f"version: {derived}"] if derived else []
     parts += [f"not in the file: {', '.join(absent)}"] if absent else []
     parts += [f"not taken: {', '.join(left)}"] if left else []
     return "; ".join(filter(None, parts))

@@ -24,7 +24,7 @@ from foundation.recording import Covariate, Recording
 NEIGHBORS = 5
 RADIUS_UM = 60.0
 # As the recipe `brainsets` writes it into the notes of a recording.
-_BUILD = re.compile(r"build: (\w+)")
+_NOTED = {"unit_filtering": re.compile(r"build: (\w+)"), "dataset_version": re.compile(r"version: ([\w.]+)")}
 
 
 def windows_as_trials(recording: Recording, task: Task) -> Recording:
@@ -176,7 +176,7 @@ def export_rates(
         "window_timestamps": np.asarray(window_start_s, dtype=np.float64),
         "unit_ids": encode_ids([ids[row] for row in units]),
     }
-    more = {"context_window": "1.0", "bin_size": str(BIN_S), **_header(recording, metadata)}
+    more = {"context_window": "1.0", "bin_size": str(BIN_S), **build_of(recording), **dict(metadata or {})}
     return SuiteFile(label, task.id, recording.info.session, seed, tensors, more).validate()
 
 
@@ -217,6 +217,12 @@ def regions_file(
     return SuiteFile(label, "ts3-unit_cosmos", "", seed, tensors, dict(metadata or {})).validate()
 
 
+def build_of(recording: Recording) -> dict[str, str]:
+    """What the leaderboard asks of a header, as far as the recipe noted it: the build, and the version of the data."""
+    found = {name: pattern.search(recording.info.notes) for name, pattern in _NOTED.items()}
+    return {name: match[1] for name, match in found.items() if match}
+
+
 def over_neighbors(probability: np.ndarray, depth_um: np.ndarray, probe: np.ndarray) -> np.ndarray:
     """The multi-unit variant: of each unit the mean over the 5 nearest within 60 um of its probe, itself included.
 
@@ -244,13 +250,9 @@ def _of_trials(
     metadata: Mapping[str, str] | None,
 ) -> SuiteFile:
     tensors: Tensors = {"predictions": predictions, "trial_id": np.asarray(trial_id, dtype=np.int64)}
-    return SuiteFile(label, task.id, recording.info.session, seed, tensors, _header(recording, metadata)).validate()
-
-
-def _header(recording: Recording, metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """Texts of the header, with the build that the recipe noted."""
-    build = _BUILD.search(recording.info.notes)
-    return ({"unit_filtering": build[1]} if build else {}) | dict(metadata or {})
+    return SuiteFile(
+        label, task.id, recording.info.session, seed, tensors, build_of(recording) | dict(metadata or {})
+    ).validate()
 
 
 def _positions(model: str, wanted: list[Any], given: list[Any]) -> np.ndarray:

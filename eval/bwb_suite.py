@@ -1,39 +1,38 @@
 """One suite of Brain-Wide Bench on a prepared corpus: predictions scored by us and the package, with nulls and checks.
 
-    foundation evaluate --suite bwb-ts1 my/predictions --corpus corpora/bwb_all_units --out results/bwb-ts1
-        --base runs/mine --scorer bwb/bin/python
+    foundation evaluate runs/mine-ts1 --suite bwb-ts1 --corpus corpora/bwb_all_units --out results/bwb-ts1
+    foundation evaluate --suite bwb-ts1 --predictions theirs --corpus corpora/bwb_all_units --out results/theirs
 
-Predicts nothing but nulls. Scores: `eval.bwb_scores`; windows and truth: `eval.bwb_windows`.
+Models of ours predict in `eval.bwb_models`. Scores: `eval.bwb_scores`; windows and truth: `eval.bwb_windows`; what
+may not be scored: `eval.bwb_checks`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import foundation
 from eval.adapted import ProvenanceError
+from eval.bwb_checks import animal_breaches, model_breaches, submission_gaps
 from eval.bwb_export import export_prediction, export_regions
 from eval.bwb_files import SuiteFile, prediction_files, read_suite_prediction, write_suite_prediction
+from eval.bwb_models import models_of, write_predictions
 from eval.bwb_nulls import folder_of, region_nulls, session_nulls
 from eval.bwb_package import largest_difference, score_with_package
 from eval.bwb_scores import CONVENTIONS, FileScore, over_seeds, score_folder
 from eval.bwb_tasks import TASKS, Suite, suite_of, task_of
-from eval.bwb_windows import is_evaluated, make_ground_truth, split_intervals, tasks_in, ts3_table
+from eval.bwb_windows import is_evaluated, make_ground_truth, ts3_table
 from eval.predictions import read_prediction
 from eval.results import ResultRow, write_results
-from foundation.checkpoint import load_model
 from foundation.corpus import Corpus
 from foundation.recording import Recording
-from foundation.splits import ROLES, stretches
 
 # How far our numbers may lie from the package's, which sums millions of bins in single precision.
 TOLERANCE = 1e-3
-_MIN_SEEDS = 3
 _NULLS = "nulls"
 
 
@@ -43,6 +42,9 @@ def evaluate_suite(
     corpus: Corpus,
     out: Path,
     *,
+    runs: Sequence[Path] = (),
+    subjects: Sequence[str] | None = None,
+    base: str | None = None,
     ground_truth: Path | None = None,
     models: Sequence[Path] = (),
     scorer: Path | None = None,
@@ -56,8 +58,12 @@ def evaluate_suite(
         corpus: Made by the recipe `brainsets` with configs/brainsets/brain_wide_bench.yaml; of build all_units for
             suite 1, selected_units for 2 and 3. Suite 3 needs the sessions of pretraining too, for its nulls.
         out: Results folder; `predictions`, `nulls` and `ground_truth` are written in it.
+        runs: Folders made by `foundation finetune`, whose models make their own predictions.
+        subjects: Animals whose models of `runs` are meant; by default all for evaluation that have some.
+        base: Pretrained run that `runs` came from, for suite 3; by default the one they remember.
         ground_truth: Folder of the benchmark's own truths; by default they are made from the corpus.
-        models: Folders of the models that made the predictions, pretrained or adapted: what they have seen is checked.
+        models: Folders of the models that made `predictions`, pretrained or adapted: what they have seen is checked,
+            as is what those of `runs` have seen.
         scorer: Interpreter that has `ibl-bwb-eval`; its scores are compared with ours.
         force: Score what the checks forbid, and stamp the results.
 
@@ -69,15 +75,26 @@ def evaluate_suite(
         ValueError: Predictions that are missing, malformed or incomplete, or scores that differ from the package's.
     """
     suite, out = suite_of(name), Path(out)
-    recordings = {corpus[key].info.session: corpus[key] for key in corpus.ids}
+    recordings = {recording.info.session: recording for recording in corpus}
     evaluated = {session: one for session, one in recordings.items() if is_evaluated(one)}
-    broken = animal_breaches(recordings) + [b for path in models for b in model_breaches(path, evaluated, suite)]
+    if not predictions and not runs:
+        raise ValueError(f"{name}: nothing to score, expected runs of `foundation finetune` or --predictions FOLDER")
+    if not evaluated:
+        raise ValueError(
+            f"{corpus.path}: no session for evaluation of Brain-Wide Bench; prepare its folder eval with "
+            "configs/brainsets/brain_wide_bench.yaml"
+        )
+    ours = models_of(runs, evaluated, subjects) if runs else []
+    seen = [*models, *(adapted.folder for adapted in ours), *([Path(base)] if base else [])]
+    broken = animal_breaches(recordings) + [b for path in seen for b in model_breaches(path, evaluated, suite)]
     if broken and not force:
         raise ProvenanceError("; ".join(broken) + ". Hold them out, or pass --force to score under a stamp")
     truth = ground_truth or out / "ground_truth"
     if ground_truth is None:
         make_ground_truth(evaluated.values(), suite, truth)
-    folder = gather(predictions, suite, evaluated, out / "predictions")
+    folder = out / "predictions"
+    made = write_predictions(suite, ours, recordings, folder, corpus_sha256=corpus.manifest_sha256, base=base)
+    gather(predictions, suite, evaluated, folder, made)
     scores = score_folder(folder, truth, suite)
     if unknown := sorted({one.recording_id for one in scores} - set(evaluated) - {""}):
         raise ValueError(f"{folder}: predictions of {unknown[:3]}, which {corpus.path} does not have for evaluation")
@@ -86,12 +103,14 @@ def evaluate_suite(
     package = [
         _compare(scorer, suite, *each, truth) for each in ((folder, scores), (out / _NULLS, null_scores)) if scorer
     ]
-    if gaps := submission_gaps([read_suite_prediction(p) for p in prediction_files(folder, suite)], evaluated):
+    # Headers alone: a session of suite 2 has hundreds of megabytes.
+    heads = [replace(read_suite_prediction(path), tensors={}) for path in prediction_files(folder, suite)]
+    if gaps := submission_gaps(heads, evaluated):
         print("not a full submission: " + "; ".join(gaps), file=sys.stderr)
     provenance = {
         "title": f"Brain-Wide Bench, suite {suite[-1]}",
         "summary": "Each session under its own split of the benchmark. "
-        + ("" if models else "What the models were trained on was not given, so it was not checked."),
+        + ("" if seen else "What the models were trained on was not given, so it was not checked."),
         "data": "ibl_brain_wide_bench_2026",
         "seeds": sorted({one.seed for one in scores}),
         "manifest_sha256": corpus.manifest_sha256,
@@ -109,29 +128,42 @@ def evaluate_suite(
     return out / "results.parquet"
 
 
-def gather(sources: Sequence[Path], suite: Suite, evaluated: Mapping[str, Recording], out: Path) -> Path:
+def gather(
+    sources: Sequence[Path],
+    suite: Suite,
+    evaluated: Mapping[str, Recording],
+    out: Path,
+    there: Sequence[Path] = (),
+) -> None:
     """Copy the suite's prediction files of some folders into one, our own `.npz` files exported.
+
+    Args:
+        sources: Folders.
+        suite: Which.
+        evaluated: Sessions for evaluation.
+        out: The one folder.
+        there: Files that belong in it already.
 
     Raises:
         ValueError: No file, one that cannot be exported, or two of one label, task, session and seed.
     """
-    found: dict[Path, SuiteFile] = {}
-    files: list[SuiteFile] = []
+    found = set(there)
     for source in sources:
-        files += [read_suite_prediction(path) for path in prediction_files(source, suite)]
-        files += [_exported(path, suite, evaluated) for path in sorted(Path(source).rglob("*.npz"))]
-    for file in files:
-        if file.path(out) in found:
-            raise ValueError(f"{file.where}: two predictions of one label, task, session and seed; keep one")
-        found[file.path(out)] = file
+        if not Path(source).is_dir():
+            raise ValueError(f"{source}: no such folder, expected one with predictions of suite {suite}")
+        paths = [*prediction_files(source, suite), *sorted(Path(source).rglob("*.npz"))]
+        if not paths:
+            raise ValueError(f"{source}: no prediction of suite {suite}, neither .safetensors nor .npz files")
+        for path in paths:
+            file = _exported(path, suite, evaluated) if path.suffix == ".npz" else read_suite_prediction(path)
+            if file.path(out) in found:
+                raise ValueError(f"{file.where}: two predictions of one label, task, session and seed; keep one")
+            found.add(write_suite_prediction(out, file))
     if not found:
-        raise ValueError(f"{', '.join(map(str, sources))}: no prediction of suite {suite}")
+        raise ValueError(f"no prediction of suite {suite}: the models have no target that it asks for")
     for path in sorted(out.rglob("seed_*.safetensors")):
         if path not in found:
             raise ValueError(f"{path}: left from another call; give another --out")
-    for file in found.values():
-        write_suite_prediction(out, file)
-    return out
 
 
 def write_nulls(
@@ -207,85 +239,6 @@ def rows_of(
                     )
                 )
     return rows
-
-
-def animal_breaches(recordings: Mapping[str, Recording]) -> list[str]:
-    """Animals with sessions of both kinds in a corpus, in words."""
-    sides: dict[str, set[bool]] = {}
-    for one in recordings.values():
-        sides.setdefault(one.info.subject_id, set()).add(is_evaluated(one))
-    return [f"{animal} is in pretraining and in evaluation" for animal, both in sorted(sides.items()) if len(both) > 1]
-
-
-def model_breaches(folder: Path, evaluated: Mapping[str, Recording], suite: Suite) -> list[str]:
-    """What of a model's past forbids scoring it, in words: an animal of the evaluation, or a second of its test split.
-
-    Args:
-        folder: A model of ours, pretrained or adapted.
-        evaluated: Sessions for evaluation.
-        suite: Whose split; suite 3 splits by animal, and trials of its sessions may be adapted to.
-    """
-    past = load_model(folder).provenance
-    problems = [
-        f"{animal} was in the pretraining of {folder}"
-        for animal in sorted({one.info.subject_id for one in evaluated.values()} & set(past["pretraining_subjects"]))
-    ]
-    for recording_id, used in past.get("adapted", {}).items():
-        one = evaluated.get(recording_id.split("/")[-1])
-        if one is None or suite == "ts3":
-            continue
-        if seconds := seconds_of_test_used(one, np.array(used["roles"]), suite):
-            problems.append(f"{recording_id}: {seconds:.1f} s of the test split were used in adapting {folder}")
-    return problems
-
-
-def seconds_of_test_used(recording: Recording, roles: np.ndarray, suite: Suite) -> float:
-    """Seconds of a suite's test split that lie in trials with the role train or val.
-
-    Raises:
-        ValueError: Not one role for each trial.
-    """
-    bounds = stretches(recording)
-    if len(roles) != len(bounds):
-        raise ValueError(
-            f"{recording.info.recording_id}: {len(roles)} roles of {len(bounds)} trials; the model was adapted to "
-            "another version of the recording, so what it saw cannot be told"
-        )
-    fitted = bounds[np.isin(roles, (ROLES["train"], ROLES["val"]))]
-    return float(
-        sum(
-            np.maximum(np.minimum(fitted[:, 1], stop) - np.maximum(fitted[:, 0], start), 0).sum()
-            for start, stop in split_intervals(recording, suite, "test")
-        )
-    )
-
-
-def submission_gaps(files: Sequence[SuiteFile], evaluated: Mapping[str, Recording]) -> list[str]:
-    """What the leaderboard would refuse: sessions or seeds that are missing, header fields, the wrong build."""
-    gaps = []
-    groups: dict[tuple[str, str], list[SuiteFile]] = {}
-    for file in files:
-        groups.setdefault((file.label, file.task), []).append(file)
-    for (label, task_id), group in sorted(groups.items()):
-        task, where = task_of(task_id), f"{label}/{task_id}"
-        by_session: dict[str, set[int]] = {}
-        for file in group:
-            by_session.setdefault(file.recording_id, set()).add(file.seed)
-        needed = (
-            {s for s, one in evaluated.items() if task in tasks_in(one, task.suite)} if task.suite != "ts3" else {""}
-        )
-        if absent := sorted(needed - set(by_session)):
-            gaps.append(f"{where}: no prediction of {len(absent)} sessions, such as {absent[0]}")
-        seeds = sorted(set.union(*by_session.values()))
-        if any(own != set(seeds) for own in by_session.values()):
-            gaps.append(f"{where}: sessions with different seeds")
-        if len(seeds) < _MIN_SEEDS or seeds != list(range(seeds[0], seeds[0] + len(seeds))):
-            gaps.append(f"{where}: seeds {seeds}, expected at least {_MIN_SEEDS} without a gap")
-        if missing := sorted({"unit_filtering", "dataset_version"} - set(group[0].metadata)):
-            gaps.append(f"{where}: no {' and '.join(missing)} in the header")
-        elif task.suite != "ts1" and group[0].metadata["unit_filtering"] != "selected_units":
-            gaps.append(f"{where}: unit_filtering is {group[0].metadata['unit_filtering']}, expected selected_units")
-    return gaps
 
 
 def _exported(path: Path, suite: Suite, evaluated: Mapping[str, Recording]) -> SuiteFile:

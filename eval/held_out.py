@@ -24,7 +24,7 @@ from eval.model_predictions import MODEL_TRACKS, predict_task
 from eval.predictions import traced, write_prediction
 from eval.region_evaluation import region_rows
 from eval.report_examples import make_examples
-from eval.results import ResultRow, plain, write_results
+from eval.results import SPLITS, ResultRow, plain, write_results
 from eval.session_rows import task_rows
 from eval.shared_work import share_work
 from foundation.corpus import Corpus
@@ -67,11 +67,19 @@ def evaluate(
     Raises:
         ProvenanceError: An animal was in pretraining, a test trial was used in adaptation, or the leak detector
             (`eval.leakage`) is certain of another leak.
+        ValueError: An animal has no model, or models of another split or naming than the protocol's.
     """
     models = [adapted for run in runs for adapted in find_models(run, subjects)]
     names = {json.dumps(adapted.model.config.names, sort_keys=True) for adapted in models}
     if len(names) > 1:
         raise ValueError("these models know the covariates by different names; evaluate them one by one")
+    for adapted in models:
+        splits = {used["split"] for used in adapted.model.provenance["adapted"].values()}
+        if other := sorted(splits - set(SPLITS)):
+            raise ValueError(
+                f"{adapted.folder} was adapted in the split {other[0]!r}, expected {' or '.join(SPLITS)} of the "
+                "protocol; evaluate it with --suite, or adapt again with --split interleaved"
+            )
     corpus = known_as(corpus, models[0].model.config.names)
     broken = [problem for adapted in models for problem in breaches(adapted, corpus)]
     if broken and not force:

@@ -91,7 +91,7 @@ def _view_rows(corpus: Corpus, key: _View, predictions: list[Prediction], baseli
     if split not in ("interleaved", "temporal"):
         raise ValueError(f"{recording_id}: split is {split!r}, expected interleaved or temporal")
     recording = corpus[recording_id]
-    view = SessionView.of(recording, bin_size_s=bin_ms / 1000, split=split, fold=fold)  # type: ignore[arg-type]
+    view = SessionView.of(recording, bin_size_s=bin_ms / 1000, split=split, fold=fold)
     known = tasks_of(view)
     if unknown := [(one.task, one.track) for one in predictions if (one.task, one.track) not in known]:
         raise ValueError(f"{recording_id}: no task {unknown[0][0]!r} with track {unknown[0][1]!r}; there are {known}")

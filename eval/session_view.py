@@ -13,7 +13,7 @@ import numpy as np
 
 from foundation.binning import bin_covariate, bin_spikes, check_bin_size
 from foundation.recording import CovariateSpec, Recording
-from foundation.splits import NO_ROLE, ROLES, TRAIN, SplitName, few_shot_roles, session_roles, stretches
+from foundation.splits import NO_ROLE, ROLES, TRAIN, few_shot_roles, session_roles, stretches
 
 # A trial that ends this close to a bin edge ends on it; times are doubles on a session clock of up to 1e4 s.
 _EDGE_S = 1e-6
@@ -47,7 +47,7 @@ class SessionView:
     Attributes:
         dataset: Of the recording.
         session: Of the recording.
-        split: `interleaved` or `temporal`.
+        split: `interleaved` or `temporal`; of a model adapted elsewhere, a split of the source.
         fold: Of the interleaved split.
         bin_size_s: Seconds.
         unit: `(U,)` 0-based position of each unit in the source, in the order of the columns of `counts`.
@@ -65,7 +65,7 @@ class SessionView:
 
     dataset: str
     session: str
-    split: SplitName
+    split: str
     fold: int
     bin_size_s: float
     unit: np.ndarray
@@ -86,7 +86,7 @@ class SessionView:
         recording: Recording,
         *,
         bin_size_s: float = 0.02,
-        split: SplitName = "interleaved",
+        split: str = "interleaved",
         fold: int = 0,
         few_shot: tuple[int, int] | None = None,
     ) -> SessionView:

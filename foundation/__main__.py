@@ -170,6 +170,15 @@ def _evaluate(a: argparse.Namespace, overrides: list[str]) -> None:
 
     _quiet()
     _no(overrides)
+    if a.suite:
+        _evaluate_suite(a)
+        return
+    of_suites = ("predictions", "made_by", "ground_truth", "scorer")
+    if alone := [f"--{name.replace('_', '-')}" for name in of_suites if getattr(a, name)]:
+        raise ValueError(f"{' '.join(alone)}: without --suite, expected one of bwb-ts1, bwb-ts2, bwb-ts3 with it")
+    if not a.runs or not a.subjects:
+        missing = "--subjects is" if a.runs else "the run folder is"
+        raise ValueError(f"{missing} missing, expected RUN --corpus CORPUS --subjects ANIMAL --out RESULTS")
     evaluate(
         [Path(run) for run in a.runs],
         open_corpora(a.corpus),
@@ -182,6 +191,31 @@ def _evaluate(a: argparse.Namespace, overrides: list[str]) -> None:
         force=a.force,
     )
     print(f"results: {a.out}/results.parquet")
+
+
+def _evaluate_suite(a: argparse.Namespace) -> None:
+    from eval.bwb_suite import evaluate_suite
+    from foundation.mixture import open_corpora
+
+    others = {"--tasks": a.tasks, "--all-regions": a.all_regions, "--no-baselines": a.no_baselines}
+    if given := [name for name, value in others.items() if value]:
+        raise ValueError(f"{' '.join(given)}: not with --suite, which has its own tasks and nulls; leave it out")
+    if a.subjects and not a.runs:
+        raise ValueError("--subjects: no run to choose from; give the folder of `foundation finetune`")
+    results = evaluate_suite(
+        a.suite,
+        [Path(folder) for folder in a.predictions or ()],
+        open_corpora(a.corpus),
+        Path(a.out),
+        runs=[Path(run) for run in a.runs],
+        subjects=a.subjects,
+        base=a.base,
+        models=[Path(folder) for folder in a.made_by or ()],
+        ground_truth=Path(a.ground_truth) if a.ground_truth else None,
+        scorer=Path(a.scorer) if a.scorer else None,
+        force=a.force,
+    )
+    print(f"results: {results}")
 
 
 def _score(a: argparse.Namespace, overrides: list[str]) -> None:

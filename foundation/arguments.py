@@ -60,7 +60,12 @@ def build_parser(recipes: str) -> argparse.ArgumentParser:
     p.add_argument("--tracks", nargs="+", choices=("adapter", "full", "scratch"))
     p.add_argument("--train-trials", type=int, default=0, help="few-shot: use this many random train trials")
     p.add_argument("--draw", type=int, default=0, help="few-shot: which random draw")
-    p.add_argument("--split", choices=("interleaved", "temporal"), help="default: as pretrained")
+    p.add_argument(
+        "--split",
+        metavar="SPLIT",
+        help="interleaved, temporal, or source:NAME, the intervals NAME that the recordings came with, such as "
+        "source:ts1 (default: as pretrained)",
+    )
     p.add_argument("--seed", type=int, help="default: that of the pretrained run")
 
     p = verb(
@@ -75,18 +80,42 @@ def build_parser(recipes: str) -> argparse.ArgumentParser:
 
     p = verb(
         "evaluate",
-        "Score adapted models on held-out animals against baselines and nulls.",
-        "foundation evaluate runs/luo2025-new --corpus corpora/luo2025 --subjects T249 --out results/luo2025",
+        "Score adapted models on held-out animals against baselines and nulls; with --suite, in a published benchmark.",
+        "foundation evaluate runs/luo2025-new --corpus corpora/luo2025 --subjects T249 --out results/luo2025\n\n"
+        "Brain-Wide Bench: models adapted in the suite's own split predict in its windows and files, are scored as it\n"
+        "scores, with nulls; so are prediction files of any tool. `foundation report OUT` makes the page.\n"
+        "  foundation finetune runs/bwb --corpus corpora/bwb_all --subjects A B --split source:ts1 --out runs/bwb-ts1\n"
+        "  foundation evaluate runs/bwb-ts1 --suite bwb-ts1 --corpus corpora/bwb_all --out results/bwb-ts1\n"
+        "  foundation evaluate runs/bwb-ts2 --suite bwb-ts2 --corpus corpora/bwb_selected --out results/bwb-ts2\n"
+        "  foundation evaluate runs/bwb-ts2 --suite bwb-ts3 --corpus corpora/bwb_selected --out results/bwb-ts3\n"
+        "  foundation evaluate --suite bwb-ts1 --predictions theirs --corpus corpora/bwb_all --out results/theirs\n"
+        "      --scorer bwb-env/bin/python",
     )
-    p.add_argument("runs", nargs="+", help="folders made by `foundation finetune`")
+    p.add_argument("runs", nargs="*", help="folders made by `foundation finetune`")
     p.add_argument("--corpus", nargs="+", required=True, help="one or several")
-    p.add_argument("--subjects", nargs="+", required=True)
+    p.add_argument("--subjects", nargs="+", help="animals to score (with --suite default: all for evaluation)")
     p.add_argument("--out", required=True)
     p.add_argument("--tasks", nargs="+", help="default: all that the data allow")
     p.add_argument("--base", help="pretrained run, for the region probe (default: the one the models came from)")
     p.add_argument("--all-regions", action="store_true", help="probe regions on pretraining animals too")
     _baselines(p)
     p.add_argument("--force", action="store_true", help="score an animal of the pretraining set; stamps the results")
+    bench = p.add_argument_group("Brain-Wide Bench")
+    bench.add_argument(
+        "--suite",
+        choices=("bwb-ts1", "bwb-ts2", "bwb-ts3"),
+        help="behavior in its seconds (build all_units); hidden units and the last 100 ms, or regions (selected_units)",
+    )
+    bench.add_argument(
+        "--predictions", nargs="+", metavar="FOLDER", help="files of the benchmark's format, or .npz as for `score`"
+    )
+    bench.add_argument(
+        "--made-by", nargs="+", metavar="MODEL", help="models of ours behind --predictions: checks their past"
+    )
+    bench.add_argument("--ground-truth", metavar="FOLDER", help="of the benchmark (default: made from the corpus)")
+    bench.add_argument(
+        "--scorer", metavar="PYTHON", help="interpreter that has ibl-bwb-eval: scores there too, compares"
+    )
 
     p = verb(
         "score",

@@ -60,7 +60,9 @@ class DecodingConfig:
     causal_bins: int = 300_000
 
 
-def fit_decoding(model: FoundationModel, data: TrainingData, config: DecodingConfig) -> None:
+def fit_decoding(
+    model: FoundationModel, data: TrainingData, config: DecodingConfig, whole: list[str] | None = None
+) -> None:
     """Fit the decoding read-out of every session of `data`; arrays go into `model.readouts` as `decode.*`.
 
     A session without validation windows, and a target without two classes or any variance, stay with the heads.
@@ -69,10 +71,11 @@ def fit_decoding(model: FoundationModel, data: TrainingData, config: DecodingCon
         model: Adapted.
         data: Its train and validation windows.
         config: Grid and sizes.
+        whole: Answer these covariates from whole windows, and nothing else; by default all of them, causal too.
     """
     for recording_id, train in data.train.items():
         if data.val[recording_id]:
-            arrays = _Fit(model, data.reader, (train, data.val[recording_id]), config).run()
+            arrays = _Fit(model, data.reader, (train, data.val[recording_id]), config).run(whole)
             model.readouts.setdefault(recording_id, {}).update(as_tensors(arrays))
 
 
@@ -93,11 +96,14 @@ class _Fit:
         longest = max(window.num_bins for window in self.windows[0]) * reader.bin_size_s
         self.session = SessionDecoder(model.channels, reader.bin_size_s, {"decode.longest_s": np.array(longest)})
 
-    def run(self) -> dict[str, np.ndarray]:
-        """All questions that the session has targets for."""
+    def run(self, whole: list[str] | None = None) -> dict[str, np.ndarray]:
+        """All questions that the session has targets for, or those of `fit_decoding`."""
         asked = [q for q in self.session.questions if q.channel.spec.name in self.recording.covariates]
+        if whole is not None:
+            asked = [q for q in asked if not q.causal and q.channel.spec.name in whole]
         if asked:
             self.fit_whole([q for q in asked if not q.causal])
+        if any(q.causal for q in asked):
             self.fit_causal([q for q in asked if q.causal])
         return self.session.arrays
 

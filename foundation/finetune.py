@@ -28,7 +28,7 @@ from foundation.optim import OptimConfig
 from foundation.readout import ReadoutConfig, fit_readouts, state_prior
 from foundation.recording import Recording
 from foundation.sampling import WindowReader
-from foundation.splits import SplitName, few_shot_roles, session_roles
+from foundation.splits import few_shot_roles, session_roles
 from foundation.train import TrainConfig, fit
 from foundation.training_data import TrainingData, add_sessions, training_data
 
@@ -70,9 +70,12 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which trials an adaptation may use: a split, and for few-shot the number of train trials and the draw."""
+    """Which trials an adaptation may use: a split, and for few-shot the number of train trials and the draw.
 
-    split: SplitName = "interleaved"
+    The split is one of the protocol, or "source:NAME" of the recordings themselves (`foundation.splits.session_roles`).
+    """
+
+    split: str = "interleaved"
     fold: int = 0
     train_trials: int = 0
     draw: int = 0
@@ -81,7 +84,7 @@ class Assignment:
         """Roles `(M,)` of a recording's trials.
 
         Raises:
-            ValueError: Fewer train trials than asked for.
+            ValueError: No such split, or fewer train trials than asked for.
         """
         roles = session_roles(recording, self.split, self.fold)
         if not self.train_trials:

@@ -63,6 +63,17 @@ def hide_future(share_known: float) -> Hide:
     return hide
 
 
+def spikes_alone(hide: Hide) -> Hide:
+    """The same question, asked of spikes alone: covariates and trial structure are hidden as well."""
+
+    def hidden(shape: Shape) -> Hidden:
+        found = hide(shape)
+        found.covariates[:] = found.structure[:] = True
+        return found
+
+    return hidden
+
+
 @dataclass
 class Answer:
     """The forward pass of one window (T bins, N units), on the CPU.

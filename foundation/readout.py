@@ -6,6 +6,8 @@ After gradient adaptation, each unit's log-rate is fitted per question by Poisso
     cosmooth    with that as an offset, on states that see the other units, drift, and those units' lagged counts
     forecast    on states that see the known bins, drift, and recent rates of the population and of the unit itself
 
+A read-out without `encode` is one of spikes alone (`fit_spikes_alone`): no behavior, no trial, no task.
+
 In the last two, states enter through the second moment of the pretrained read-out rows, which makes the ridge a
 Gaussian prior learned from the pretraining animals; penalty and the weight of the average with the gradient's own
 read-out are chosen per session on validation trials. Test trials are never touched.
@@ -22,7 +24,7 @@ import numpy as np
 from foundation.encoding import encoding_log_rates, fit_encoding
 from foundation.model import LOG_RATE_RANGE, FoundationModel
 from foundation.poisson_ridge import SharedCurvature, fit_poisson_ridge
-from foundation.predict import Answer, Hide, answers, hide_future, hide_spikes, hide_units
+from foundation.predict import Answer, Hide, answers, hide_future, hide_spikes, hide_units, spikes_alone
 from foundation.readout_features import NUM_COSINES, SessionFeatures
 from foundation.sampling import Window, WindowReader
 from foundation.sidecars import as_arrays, as_tensors
@@ -84,9 +86,45 @@ def fit_readouts(model: FoundationModel, data: TrainingData, config: ReadoutConf
         prior: From `state_prior` of the pretrained model.
     """
     for recording_id, train in data.train.items():
-        fit = _Fit(model, data.reader, recording_id, train, data.val[recording_id] or train, config, prior)
-        arrays = fit.run()
-        model.readouts[recording_id] = as_tensors(arrays)
+        arrays = fit_encoding(model, data.reader, recording_id, train)
+        fit = _Fit(model, data.reader, recording_id, (train, data.val[recording_id] or train), config, prior, arrays)
+        model.readouts[recording_id] = as_tensors(fit.run())
+
+
+def fit_spikes_alone(
+    model: FoundationModel,
+    reader: WindowReader,
+    windows: tuple[list[Window], list[Window]],
+    config: ReadoutConfig,
+    prior: np.ndarray,
+    *,
+    held_out: np.ndarray | None = None,
+    known_share: float | None = None,
+) -> dict[str, np.ndarray]:
+    """Co-smoothing of some units, or forecasting, from spikes and the place in the session alone.
+
+    Args:
+        model: With rows for the session.
+        reader: Opens it.
+        windows: Of one session, to train on and to validate on.
+        config: Grid and sizes.
+        prior: From `state_prior` of the pretrained model.
+        held_out: `(N,)` bool, units that are hidden and predicted: co-smoothing.
+        known_share: Share of each window that is known: forecasting of all units.
+
+    Returns:
+        Arrays that `log_rates` reads from `model.readouts`, for question `cosmooth` or `forecast`; give it the same
+        mask, such as `spikes_alone(hide_units(held_out))`.
+    """
+    recording_id = windows[0][0].recording_id
+    bounds = [(window.start_s, window.start_s + window.num_bins * reader.bin_size_s) for window in windows[0]]
+    arrays = {"span": np.array([min(a for a, _ in bounds), max(b for _, b in bounds)])}
+    fit = _Fit(model, reader, recording_id, windows, config, prior, arrays)
+    if held_out is not None:
+        fit.fit("cosmooth", [(np.flatnonzero(held_out), spikes_alone(hide_units(held_out)))])
+    if known_share is not None:
+        fit.fit("forecast", [(np.arange(fit.num_units), spikes_alone(hide_future(known_share)))])
+    return fit.arrays
 
 
 def log_rates(
@@ -116,7 +154,7 @@ def log_rates(
         return
     features = SessionFeatures.of_arrays(model, reader, windows[0].recording_id, arrays)
     offsets: Iterator[np.ndarray | float] = iter([0.0] * len(windows))
-    if question == "cosmooth":
+    if question == "cosmooth" and "encode.weights" in arrays:
         offsets = encoding_log_rates(model, reader, windows, arrays)
     mix = float(arrays[f"{question}.mix"])
     for answer, offset in zip(answers(model, reader, windows, hide), offsets):
@@ -154,16 +192,15 @@ class _Fit:
         model: FoundationModel,
         reader: WindowReader,
         recording_id: str,
-        train: list[Window],
-        val: list[Window],
+        windows: tuple[list[Window], list[Window]],
         config: ReadoutConfig,
         prior: np.ndarray,
+        arrays: dict[str, np.ndarray],
     ) -> None:
         self.model, self.reader, self.config = model, reader, config
-        self.windows = (train, val)
-        self.arrays = fit_encoding(model, reader, recording_id, train)
+        self.windows, self.arrays = windows, arrays
         self.features = SessionFeatures.of_arrays(model, reader, recording_id, self.arrays)
-        self.features.add_axes(train, prior, config.components, config.history_components)
+        self.features.add_axes(windows[0], prior, config.components, config.history_components)
         self.num_units = len(self.features.center)
 
     def run(self) -> dict[str, np.ndarray]:

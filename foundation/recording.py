@@ -139,7 +139,7 @@ class RecordingInfo:
         notes: What the recipe left out, and why.
         counts: What came in, was left out (by reason) and was kept, such as "units out: label below 1".
         splits: Splits that the source came with, by scope ("" without one) and role: intervals `[start, stop]` in s.
-            They are kept, and no split of this library follows them.
+            Only the split `source` follows them (`foundation.splits.source_roles`).
     """
 
     recording_id: str

@@ -80,9 +80,12 @@ class Batch:
 
 
 class WindowReader:
-    """Reads windows of one corpus into arrays; recordings are opened when first needed, so it is safe to fork."""
+    """Reads windows of one corpus into arrays; recordings are opened when first needed, so it is safe to fork.
 
-    def __init__(self, corpus: Corpus, channels: list[Channel], bin_size_s: float) -> None:
+    Recordings in memory, by id, do as well.
+    """
+
+    def __init__(self, corpus: Corpus | Mapping[str, Recording], channels: list[Channel], bin_size_s: float) -> None:
         self.corpus = corpus
         self.channels = channels
         self.bin_size_s = bin_size_s

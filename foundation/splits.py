@@ -15,11 +15,15 @@ import numpy as np
 from foundation.recording import Recording
 
 SplitName = Literal["interleaved", "temporal"]
+# A split that a source came with: "source:ts1" is "ts1" of `RecordingInfo.splits`, "source" the only one there.
+SOURCE = "source"
 TRAIN, VAL, TEST, NO_ROLE = 0, 1, 2, -1
 ROLES = {"train": TRAIN, "val": VAL, "test": TEST}
 
 # A session without trials is cut into stretches of this length, which then stand in for trials.
 STRETCH_S = 10.0
+# A trial may reach so far out of an interval; both are doubles on one clock.
+_EDGE_S = 1e-6
 
 
 def held_out_subjects(subjects: list[str], fraction: float, salt: str = "foundation") -> list[str]:
@@ -113,15 +117,64 @@ def stretches(recording: Recording) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-def session_roles(recording: Recording, split: SplitName = "interleaved", fold: int = 0) -> np.ndarray:
-    """Roles `(M,)` int8 of a session's trials (or stretches), with unusable trials in no role."""
-    num = len(stretches(recording))
+def source_intervals(recording: Recording, split: str) -> dict[str, np.ndarray]:
+    """Intervals `(I, 2)` in seconds of each role in a split that the source came with, in any order.
+
+    Args:
+        recording: Any.
+        split: "source:NAME", or "source" where there is one.
+
+    Raises:
+        ValueError: The recording does not bring it, several and none is named, or a role is none of train, val, test.
+    """
+    splits = recording.info.splits
+    known = ", ".join(f"{SOURCE}:{scope}" if scope else SOURCE for scope in sorted(splits)) or "none"
+    _, named, scope = split.partition(":")
+    if not named and len(splits) == 1:
+        scope = next(iter(splits))
+    if scope not in splits:
+        raise ValueError(
+            f"{recording.info.recording_id}: no split {split!r} of its source, there are: {known}; name one of them, "
+            "or split by interleaved or temporal"
+        )
+    if unknown := sorted(set(splits[scope]) - set(ROLES)):
+        raise ValueError(f"{recording.info.recording_id}: split {split!r} has {unknown}, expected roles of {[*ROLES]}")
+    return {role: np.asarray(parts, dtype=float).reshape(-1, 2) for role, parts in splits[scope].items()}
+
+
+def source_roles(recording: Recording, split: str) -> np.ndarray:
+    """Roles `(M,)` int8 in a split of the source: that of the interval which holds the whole trial, else none.
+
+    Raises:
+        ValueError: As `source_intervals`.
+    """
+    bounds = stretches(recording)
+    roles = np.full(len(bounds), NO_ROLE, np.int8)
+    for role, intervals in source_intervals(recording, split).items():
+        for start, stop in intervals:
+            roles[(bounds[:, 0] >= start - _EDGE_S) & (bounds[:, 1] <= stop + _EDGE_S)] = ROLES[role]
+    return roles
+
+
+def session_roles(recording: Recording, split: str = "interleaved", fold: int = 0) -> np.ndarray:
+    """Roles `(M,)` int8 of a session's trials (or stretches), with unusable trials in no role.
+
+    Args:
+        recording: Any.
+        split: "interleaved" or "temporal" (protocol, section 1), or one that the source came with (`source_intervals`).
+        fold: Of the interleaved split.
+
+    Raises:
+        ValueError: No such split.
+    """
     if split == "interleaved":
-        roles = interleaved_roles(num, fold)
+        roles = interleaved_roles(len(stretches(recording)), fold)
     elif split == "temporal":
-        roles = temporal_roles(num)
+        roles = temporal_roles(len(stretches(recording)))
+    elif split.partition(":")[0] == SOURCE:
+        roles = source_roles(recording, split)
     else:
-        raise ValueError(f"split is {split!r}, expected 'interleaved' or 'temporal'")
+        raise ValueError(f"split is {split!r}, expected interleaved, temporal, or source:NAME for one of the source's")
     if len(recording.trials):
         roles = np.where(recording.trials["usable"].to_numpy(bool), roles, NO_ROLE).astype(np.int8)
     return roles

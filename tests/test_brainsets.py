@@ -688,7 +688,7 @@ def test_brain_wide_bench(bench: Any, build: str, tmp_path: Path) -> None:
         assert len(held_out) == 2
     else:
         assert held_out == []
-    assert f"build: {build}" in recording.info.notes
+    assert f"build: {build}; version: 0.1.0" in recording.info.notes
     c, t = recording.covariates, data.trials
     for mine, theirs in ((0, 1), (1, 0)):
         np.testing.assert_array_equal((c["choice"].values == mine) & c["choice"].observed, t.choice == theirs)

@@ -12,6 +12,7 @@ import yaml
 from benchmarks import simulated_allen, simulated_ibl
 from data_recipes import allen, ibl, luo2025
 from data_recipes.simulated_task import SPECS
+from eval.bwb_tasks import TASKS
 from foundation.config import Config, load_config
 from foundation.corpus import Corpus
 from foundation.pretrain import pretrain
@@ -84,6 +85,14 @@ def test_the_joint_config_names_what_its_recipes_make(tmp_path: Path) -> None:
         assert {*part.inputs, *part.targets} <= set(recipe.read(**job).covariates)
     listed = {name for part in config.data.corpora.values() for name in (*part.inputs, *part.targets)}
     assert names_of(config) <= listed
+
+
+def test_the_bench_config_predicts_what_suite_1_asks_for() -> None:
+    config = load_config(FOLDER / "brain_wide_bench.yaml")
+    mapped = yaml.safe_load((FOLDER / "brainsets" / "brain_wide_bench.yaml").read_text())["covariates"]
+    assert names_of(config) <= set(mapped)
+    wanted = {task.covariate for task in TASKS.values() if task.suite == "ts1"}
+    assert set(config.data.corpora["bwb"].targets) == wanted <= set(mapped)
 
 
 def test_the_demo_config_trains(synthetic_corpus: Corpus, tmp_path: Path) -> None:
