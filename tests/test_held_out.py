@@ -159,11 +159,11 @@ def test_two_processes_and_a_resumed_one_write_the_same_rows(
         done.append(arguments[2])
         if len(done) == 2:
             raise KeyboardInterrupt
-        return rows_of(*arguments)
+        return scores_of(*arguments)
 
     with monkeypatch.context() as patch:
-        rows_of = held_out._session_rows
-        patch.setattr(held_out, "_session_rows", interrupted)
+        scores_of = held_out._session_scores
+        patch.setattr(held_out, "_session_scores", interrupted)
         with pytest.raises(KeyboardInterrupt):
             main([*command, str(tmp_path / "three")])
     assert not (tmp_path / "three" / "results.parquet").exists()
