@@ -21,6 +21,7 @@ from eval.details import read_details
 from eval.examples import Examples, read_examples
 from eval.report_details import failures_html
 from eval.report_figures import figure_html, template, to_json
+from eval.report_scaling import scaling_html
 from eval.report_tables import table
 from eval.report_tasks import Section, task_section, tasks, verdict
 from eval.report_training import pretrained_run, training_html
@@ -39,7 +40,7 @@ _FACTS = {
 _KNOWN = {*_FACTS, "title", "summary", "versions", "licences", "forced"}
 
 
-def write_report(run: str | Path, results: str | Path, out: str | Path) -> Path:
+def write_report(run: str | Path, results: str | Path, out: str | Path, scaling: str | Path | None = None) -> Path:
     """Write the page.
 
     Args:
@@ -48,12 +49,13 @@ def write_report(run: str | Path, results: str | Path, out: str | Path) -> Path:
         results: Results folder: `results.parquet`, `results.json`, and perhaps `examples.npz` and the tables of
             `eval.details`.
         out: The HTML file to write; folders are made.
+        scaling: Rows of runs on other numbers of animals (`eval.scaling.scalings`), a Parquet file.
 
     Returns:
         `out`.
 
     Raises:
-        ValueError: The results cannot be read (`eval.results.read_results`).
+        ValueError: The results cannot be read (`eval.results.read_results`), or the scaling rows are none.
     """
     run, out = Path(run), Path(out)
     rows, provenance = read_results(results)
@@ -63,6 +65,7 @@ def write_report(run: str | Path, results: str | Path, out: str | Path) -> Path:
         Section("verdict", "Verdict", "What the numbers say", verdict(rows)),
         *[task_section(part, details) for part in tasks(rows)],
         Section("confusion", "Confusions", "Which regions are taken for which", _confusions(rows, examples)),
+        Section("scaling", "Scaling", "More animals, better model?", scaling_html(Path(scaling) if scaling else None)),
         Section("failures", "Failures", "Where the model fails", failures_html(details, examples.failures)),
         Section("trials", "Trials", "Recorded and predicted activity", _trials(examples)),
         Section("traces", "Traces", "Decoded against true behavior", _traces(examples)),

@@ -195,9 +195,10 @@ def score_table(rows: pd.DataFrame, metric: str, caption: str, scored: str) -> s
 
 def _seed_error(rows: pd.DataFrame) -> float:
     """Standard error over seeds of the mean over the sessions that every seed has; NaN with one seed or none such."""
-    held = [set(part["session"]) for _, part in rows.groupby("seed")]
-    common = rows[rows["session"].isin(set.intersection(*held))]
-    return seed_mean(common).sem if len(held) > 1 and len(common) else float("nan")
+    if rows["seed"].nunique() < 2:
+        return float("nan")
+    common = rows[rows["session"].isin(set.intersection(*(set(part["session"]) for _, part in rows.groupby("seed"))))]
+    return seed_mean(common).sem if len(common) else float("nan")
 
 
 def _error_text(sem: float, metric: str) -> str:

@@ -200,7 +200,7 @@ def _report(a: argparse.Namespace, overrides: list[str]) -> None:
     _no(overrides)
     if len(a.folders) > 2:
         raise ValueError(f"{len(a.folders)} folders, expected a results folder, or a run folder and a results folder")
-    print(f"report: {write_report(a.folders[0], a.folders[-1], a.out)}")
+    print(f"report: {write_report(a.folders[0], a.folders[-1], a.out, a.scaling)}")
 
 
 def _doctor(a: argparse.Namespace, overrides: list[str]) -> None:
