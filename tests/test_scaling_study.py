@@ -1,20 +1,26 @@
-"""The scaling study: which sessions each run sees, and the whole of it once on small synthetic animals."""
+"""The scaling study: which sessions each run sees, and the one of them on small synthetic animals."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from data_recipes.recipe import open_or_prepare
-from eval.report import write_report
+from eval.report_scaling import scaling_html
 from eval.results import read_results
 from eval.scaling import scalings
 from eval.session_selection import data_amounts, session_distances, unit_profiles
-from eval.studies.scaling import NEAREST, RANDOM, Config, plan, run
+from eval.studies import scaling as study
+from eval.studies.scaling import NEAREST, RANDOM, Config, Run, plan, run, scores
+from eval.studies.study import write_findings
+from foundation.checkpoint import RunError
 from foundation.config import Config as RunConfig
+from foundation.config import load_config
 from foundation.corpus import Corpus
 
 TINY = [
@@ -89,34 +95,69 @@ def test_what_cannot_be_planned_is_refused(corpus: Corpus) -> None:
         plan(Config(), base(corpus, ()), corpus)
 
 
-def test_the_study_trains_evaluates_and_is_shown(
+def test_a_run_sees_its_sessions_alone_and_is_not_trained_twice(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = [f"out={tmp_path / 'runs'}"]
-    config = Config("", str(corpus.path), [*TINY, *out], [1, 2, 3], 2, [0], ["choice"])
+    config = load_config(None, [f"data.corpus={corpus.path}", *TINY])
+    one = Run("one", 3, "", ("synthetic/animal02_1",))
+    rows = scores(config, corpus, one, tmp_path / "one", ["choice"])
+    table, past = read_results(tmp_path / "one" / "results")
+    assert past["pretraining_subjects"] == ["animal02"]
+    trained = json.loads((tmp_path / "one" / "model" / "provenance.json").read_text())
+    assert trained["pretraining_recordings"] == ["synthetic/animal02_1"]
+    assert set(rows["subject"]) == {"animal00"}
+    assert set(rows["session"]) == {"animal00_0", "animal00_1"}
+    assert set(rows["seed"]) == {3}
+    assert set(rows["model"]) == {"run/adapter"}
+    monkeypatch.setattr(study, "pretrain", lambda config: pytest.fail("trained again"))
+    monkeypatch.setattr(study, "evaluate", lambda *args, **options: None)
+    pd.testing.assert_frame_equal(scores(config, corpus, one, tmp_path / "one", ["choice"]), table)
+    with pytest.raises(RunError, match="another config"):
+        scores(config, corpus, replace(one, recordings=corpus.ids[4:5]), tmp_path / "one", ["choice"])
+
+
+def test_the_rows_of_all_runs_become_points_controls_and_a_page(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: 0.7 for one animal, 0.05 more per doubling, 0.02 more for what the selections hold."""
     (tmp_path / "run.yaml").write_text("name: tiny\n")
-    config = replace(config, run=str(tmp_path / "run.yaml"))
+    overrides = ["data.held_out=[animal00]", f"out={tmp_path / 'runs'}"]
+    config = Config(str(tmp_path / "run.yaml"), str(corpus.path), overrides, [1, 2, 4], 3, [0, 1], ["choice"])
+    folders = []
+
+    def planted(base: RunConfig, corpus: Corpus, one: Run, folder: Path, tasks: list[str]) -> pd.DataFrame:
+        folders.append(folder)
+        value = 0.7 + 0.05 * np.log2(len({corpus.subjects[k] for k in one.recordings})) + 0.02 * bool(one.control)
+        return pd.DataFrame(
+            {
+                **{"dataset": "synthetic", "subject": "animal00", "session": ["animal00_0", "animal00_1"]},
+                **{"split": "interleaved", "task": tasks[0], "model": "tiny/adapter", "kind": "model"},
+                **{"train_trials": 0, "draw": 0, "seed": one.seed, "metric": "auc"},
+                "value": value + 0.01 * np.array([-1, 1]) + 0.001 * one.seed,
+            }
+        )
+
+    monkeypatch.setattr(study, "scores", planted)
     found = run(config)
+    assert folders[0] == tmp_path / "runs-scaling" / "1-animals-s0"
+    table = found.tables[0].frame
+    assert table["label"].tolist() == ["1 animal", "2 animals", "4 animals", NEAREST, RANDOM]
+    np.testing.assert_allclose(table["mean"][:3], [0.7005, 0.7505, 0.8005])
+    np.testing.assert_allclose(table["step"][1:3], 0.05)
+    assert table["seeds"].tolist() == [2] * 5
     runs = found.tables[-1].frame
-    assert runs["animals"].tolist()[:3] == [1, 2, 3]
-    assert runs["control"].tolist()[3:] == [NEAREST, RANDOM]
-    assert runs["sessions"].tolist() == [2, 4, 6, 2, 2]
-    folder = tmp_path / "runs-scaling"
-    rows = pd.read_parquet(folder / "scaling.parquet")
-    scaling = scalings(rows)["synthetic", "choice", "interleaved"]
-    for point, name in zip((*scaling.points, *scaling.controls), runs["run"]):
-        table, past = read_results(folder / name / "results")
-        assert past["held_out_subjects"] == ["animal00"]
-        assert len(past["pretraining_subjects"]) == runs.set_index("run")["animals"][name]
-        auc = table[table["metric"] == "auc"]
-        assert point.summary.sessions.mean == pytest.approx(auc["value"].mean())
-        assert point.summary.sessions.n == 2
-    assert found.tables[0].frame["mean"].tolist()[:3] == [p.summary.animals.mean for p in scaling.points]
-    # What is there is not trained again.
-    monkeypatch.setattr("eval.studies.scaling.pretrain", lambda config: pytest.fail("trained again"))
-    again = run(config)
-    pd.testing.assert_frame_equal(again.tables[0].frame, found.tables[0].frame)
-    results = folder / runs["run"].iloc[2] / "results"
-    page = write_report(folder, results, tmp_path / "page.html", folder / "scaling.parquet").read_text()
-    assert "Choice, synthetic, interleaved: AUC" in page
-    assert "random sessions, as much data" in page
+    assert runs["sessions"].tolist() == [2, 4, 8, 2, 4, 8, 3, 3, 3, 3]
+    assert any("+0.050 [+0.050, +0.050] per doubling" in text for text in found.remarks)
+    write_findings(found, tmp_path / "findings", {"config": {}})
+    # The same rows on the report page.
+    rows = tmp_path / "runs-scaling" / "scaling.parquet"
+    scaling = scalings(pd.read_parquet(rows))["synthetic", "choice", "interleaved"]
+    assert scaling.slope.mean == pytest.approx(0.05)
+    html = scaling_html(rows)
+    assert "Choice, synthetic, interleaved: AUC" in html
+    assert "random sessions, as much data" in html
+    assert "+0.050" in html
+    with pytest.raises(ValueError, match=r"not found; expected the scaling\.parquet"):
+        scaling_html(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="no column"):
+        scalings(pd.read_parquet(rows).drop(columns="control"))

@@ -89,7 +89,7 @@ def run(config: Config) -> Findings:
     amounts = data_amounts(corpus, corpus.ids, base.data.split, base.data.fold)
     for one in plan(config, base, corpus):
         animals = len({corpus.subjects[key] for key in one.recordings})
-        rows = _scores(base, corpus, one, folder / one.name, config.tasks)
+        rows = scores(base, corpus, one, folder / one.name, config.tasks)
         tables.append(rows.assign(num_animals=animals, control=one.control))
         hours = sum(amounts[key] for key in one.recordings) / 3600
         row = {"run": one.name, "seed": one.seed, "animals": animals, "sessions": len(one.recordings)}
@@ -146,6 +146,42 @@ def plan(config: Config, base: RunConfig, corpus: Corpus) -> list[Run]:
     return runs
 
 
+def scores(base: RunConfig, corpus: Corpus, one: Run, folder: Path, tasks: list[str]) -> pd.DataFrame:
+    """Result rows of one run on the held-out animals; what was trained before is not trained again.
+
+    Args:
+        base: Of all runs.
+        corpus: Its data.
+        one: The run.
+        folder: Of the run.
+        tasks: To evaluate.
+
+    Raises:
+        RunError: The folder holds a run of other settings.
+    """
+    data = replace(base.data, recordings=list(one.recordings))
+    config = replace(
+        base, out=str(folder), seed=one.seed, data=data, finetune=replace(base.finetune, tracks=["adapter"])
+    )
+    model = folder / "model"
+    claim_folder(folder, config)
+    if not (model / "model.safetensors").exists():
+        pretrain(config)
+    finetune(
+        load_model(model),
+        corpus.select(subjects=data.held_out),
+        data.held_out,
+        folder / "new",
+        config.finetune,
+        config.objective,
+        assignment=Assignment(data.split, data.fold),
+        seed=one.seed,
+        base_path=str(model),
+    )
+    evaluate([folder / "new"], corpus, data.held_out, folder / "results", tasks=tasks, baselines=False)
+    return read_results(folder / "results")[0]
+
+
 def findings(found: dict[tuple[str, str, str], Scaling], runs: pd.DataFrame, steps: int) -> Findings:
     """Tables, figures and words of given scalings.
 
@@ -184,31 +220,6 @@ def findings(found: dict[tuple[str, str, str], Scaling], runs: pd.DataFrame, ste
         figures=figures,
         remarks=remarks,
     )
-
-
-def _scores(base: RunConfig, corpus: Corpus, one: Run, folder: Path, tasks: list[str]) -> pd.DataFrame:
-    """Result rows of one run on the held-out animals; what is there already is not made again."""
-    data = replace(base.data, recordings=list(one.recordings))
-    config = replace(
-        base, out=str(folder), seed=one.seed, data=data, finetune=replace(base.finetune, tracks=["adapter"])
-    )
-    model = folder / "model"
-    claim_folder(folder, config)
-    if not (model / "model.safetensors").exists():
-        pretrain(config)
-    finetune(
-        load_model(model),
-        corpus.select(subjects=data.held_out),
-        data.held_out,
-        folder / "new",
-        config.finetune,
-        config.objective,
-        assignment=Assignment(data.split, data.fold),
-        seed=one.seed,
-        base_path=str(model),
-    )
-    evaluate([folder / "new"], corpus, data.held_out, folder / "results", tasks=tasks, baselines=False)
-    return read_results(folder / "results")[0]
 
 
 @house
