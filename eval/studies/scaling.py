@@ -225,7 +225,7 @@ def findings(found: dict[tuple[str, str, str], Scaling], runs: pd.DataFrame, ste
 @house
 def _curve(scaling: Scaling) -> Drawing:
     """Score over the number of animals: mean with interval, each animal, fitted line, selections beside it."""
-    drawing = Drawing(figsize=(7, 4.2), layout="constrained")
+    drawing = Drawing(figsize=(8.5, 4.2), layout="constrained")
     axes = drawing.add_subplot()
     x = [point.num_animals for point in scaling.points]
     for k, animal in enumerate(scaling.points[0].summary.per_animal):
