@@ -216,9 +216,10 @@ def scaling_figure(scaling: Scaling) -> go.Figure:
         marker={"color": ACCENT, "size": 10}, error_y=_bars(wholes, ACCENT),
     )  # fmt: skip
     for k, control in enumerate(scaling.controls):
+        # Beside the points and each other where they are of as many animals.
         whole, color = control.summary.animals, PALETTE[(k + 2) % len(PALETTE)]
         fig.add_scatter(
-            x=[control.num_animals], y=[whole.mean], name=plain(control.label), mode="markers",
+            x=[control.num_animals * 1.04 ** (k + 1)], y=[whole.mean], name=plain(control.label), mode="markers",
             marker={"color": color, "symbol": "diamond-open", "size": 12}, error_y=_bars([whole], color),
         )  # fmt: skip
     ticks = sorted({*x, *(control.num_animals for control in scaling.controls)})
