@@ -48,7 +48,7 @@ class Details:
 
     def plain(self) -> Plain:
         """As JSON can hold it."""
-        return {name: table.to_dict("list") for name, table in self._tables()}
+        return {name: {str(c): table[c].tolist() for c in table} for name, table in self._tables()}
 
     def of_task(self, dataset: str, task: str) -> Details:
         """The lines of one task."""

@@ -31,11 +31,12 @@ def ceilings_html(details: Details, rows: pd.DataFrame) -> str:
     if not len(details.ceilings):
         return ""
     html = []
-    for (split, metric), part in details.ceilings.groupby(["split", "metric"], sort=False):
+    for (split, name), part in details.ceilings.groupby(["split", "metric"], sort=False):
+        metric = str(name)
         ceiling = part.set_index("session")[["subject", "value"]]
         track = rows[(rows["split"] == split) & (rows["metric"] == metric) & (rows["train_trials"] == 0)]
-        name, meaning = _CEILINGS[metric]
-        lines = {name: ("", ceiling)}
+        first, meaning = _CEILINGS[metric]
+        lines = {first: ("", ceiling)}
         for kind, model in models_of(track):
             if kind != "null":
                 lines[model] = (kind, per_session(track[track["model"] == model]))
