@@ -7,6 +7,7 @@ Schema of `examples.npz` (no pickled objects). Entries count from 0 without gaps
     trials<i>.rates (R, T, U)               predicted expected spikes per bin, NaN past the end of the trial
     trials<i>.trace_names (C,)              decoded covariates with their unit, such as "evidence (clicks)"
     trials<i>.traces (C, 2, R, T)           true, predicted; NaN past the end of the trial
+    failure<i>.<as trials>, .baseline () .baseline_rates (R, T, U) .note ()     where a model fails, beside a baseline
     embedding<i>.name () .points (P, 3) .label_names (L,)   and   embedding<i>.label<k> (P,) numbers or strings
     confusion<i>.name () .classes (K,) .counts (K, K)       rows: true class, columns: predicted class
 """
@@ -40,6 +41,9 @@ class TrialExample:
         counts: `(R, T, U)` recorded spikes per bin, NaN past the end of the trial.
         rates: `(R, T, U)` predicted expected spikes per bin, same NaNs.
         traces: Covariate (with its unit in the name) to true and predicted values, each `(R, T)`, NaN past the end.
+        baseline: Which baseline stands beside the model; "" where none does.
+        baseline_rates: `(R, T, U)` what it predicted.
+        note: Why these units are shown.
     """
 
     session: str
@@ -51,6 +55,9 @@ class TrialExample:
     counts: np.ndarray
     rates: np.ndarray
     traces: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    baseline: str = ""
+    baseline_rates: np.ndarray | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         """Reject arrays that do not fit together."""
@@ -66,6 +73,10 @@ class TrialExample:
         if not (np.isnan(self.counts) == np.isnan(self.rates)).all():
             raise ValueError(
                 f"example {self.session}: counts and rates end at different bins; put NaN at the same ones"
+            )
+        if self.baseline_rates is not None and np.shape(self.baseline_rates) != shape:
+            raise ValueError(
+                f"example {self.session}: rates of {self.baseline!r} {np.shape(self.baseline_rates)}, expected {shape}"
             )
         for name, pair in self.traces.items():
             if np.shape(pair) != (2, *expected[:2]):
@@ -130,19 +141,23 @@ class Examples:
     trials: list[TrialExample] = field(default_factory=list)
     embeddings: list[EmbeddingExample] = field(default_factory=list)
     confusions: list[ConfusionExample] = field(default_factory=list)
+    failures: list[TrialExample] = field(default_factory=list)
 
 
 def write_examples(folder: str | Path, examples: Examples) -> Path:
     """Write `examples.npz` into the results folder and return its path."""
     arrays: dict[str, Any] = {}
-    for i, t in enumerate(examples.trials):
+    kinds = [("trials", t, i) for i, t in enumerate(examples.trials)]
+    for kind, t, i in [*kinds, *(("failure", t, i) for i, t in enumerate(examples.failures))]:
         names = list(t.traces)
         traces = np.asarray([t.traces[name] for name in names], np.float32).reshape(-1, 2, *t.counts.shape[:2])
         parts = {"session": t.session, "subject": t.subject, "model": t.model, "bin_size_s": t.bin_size_s}
         parts |= {"units": np.array(t.units, str), "condition": np.array(t.condition, str)}
         parts |= {"counts": np.asarray(t.counts, np.float32), "rates": np.asarray(t.rates, np.float32)}
         parts |= {"trace_names": np.array(names, str), "traces": traces}
-        arrays |= {f"trials{i}.{key}": value for key, value in parts.items()}
+        if t.baseline_rates is not None:
+            parts |= {"baseline": t.baseline, "baseline_rates": np.asarray(t.baseline_rates, np.float32)}
+        arrays |= {f"{kind}{i}.{key}": value for key, value in ({**parts, "note": t.note}).items()}
     for i, e in enumerate(examples.embeddings):
         arrays[f"embedding{i}.name"] = e.name
         arrays[f"embedding{i}.points"] = np.asarray(e.points, np.float32)
@@ -182,6 +197,7 @@ def read_examples(folder: str | Path) -> Examples:
             trials=[_trial(arrays, f"trials{i}.") for i in range(_count(arrays, "trials", "session"))],
             embeddings=[_embedding(arrays, f"embedding{i}.") for i in range(_count(arrays, "embedding", "name"))],
             confusions=[_confusion(arrays, f"confusion{i}.") for i in range(_count(arrays, "confusion", "name"))],
+            failures=[_trial(arrays, f"failure{i}.") for i in range(_count(arrays, "failure", "session"))],
         )
     except KeyError as error:
         raise ValueError(f"{path}: no array {error}; write it with eval.examples.write_examples") from None
@@ -203,6 +219,9 @@ def _trial(arrays: dict[str, np.ndarray], prefix: str) -> TrialExample:
         counts=arrays[prefix + "counts"],
         rates=arrays[prefix + "rates"],
         traces={name: (traces[k, 0], traces[k, 1]) for k, name in enumerate(names)},
+        baseline=str(arrays.get(prefix + "baseline", "")),
+        baseline_rates=arrays.get(prefix + "baseline_rates"),
+        note=str(arrays.get(prefix + "note", "")),
     )
 
 

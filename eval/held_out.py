@@ -10,6 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ import foundation
 from eval.adapted import Adapted, ProvenanceError, breaches, find_models, view_of
 from eval.baselines import Baseline, Effort, run_baselines, tasks_of
 from eval.baselines_shared import OtherSessions
+from eval.details import Details, joined, task_details
 from eval.examples import ConfusionExample
 from eval.leakage import leaks_of, refuse
 from eval.model_predictions import MODEL_TRACKS, predict_task
-from eval.predictions import traced, write_prediction
+from eval.predictions import Prediction, file_name, read_prediction, traced, write_prediction
 from eval.region_evaluation import region_rows
-from eval.report_examples import make_examples
+from eval.report_examples import failure_examples, make_examples
 from eval.results import SPLITS, ResultRow, plain, write_results
 from eval.session_rows import task_rows
+from eval.session_view import SessionView
 from eval.shared_work import share_work
 from foundation.corpus import Corpus
 from foundation.durable import CorpusError
@@ -90,31 +93,33 @@ def evaluate(
     broken += [str(leak) for leak in leaks if leak.decided]
     undecided = [str(leak) for leak in leaks if not leak.decided]
 
-    def session(recording_id: str) -> list[list[dict[str, Any]]]:
-        """Rows of each model of a recording; baselines stand with the first."""
+    def session(recording_id: str) -> list[dict[str, Any]]:
+        """Rows and details of each model of a recording; baselines stand with the first."""
         fitted: dict[tuple[Any, ...], dict[str, Baseline]] = {}
         found = []
         for adapted in by_recording[recording_id]:
             print(f"evaluate {adapted.name} on {recording_id}", file=sys.stderr, flush=True)
-            found.append(
-                [plain(r) for r in _session_rows(adapted, corpus, recording_id, out, tasks, baselines, fitted)]
-            )
+            parts = list(_session_scores(adapted, corpus, recording_id, out, tasks, baselines, fitted))
+            details = joined(one.plain() for _, one in parts)
+            found.append({"rows": [plain(row) for rows, _ in parts for row in rows], "details": details.plain()})
         return found
 
     def finish(found: dict[str, Any]) -> None:
         """Put the rows into the order of models, add the regions, and write everything."""
         parts = {key: iter(lists) for key, lists in found.items()}
-        rows = [
-            ResultRow(**row)
+        ordered = [
+            next(parts[recording_id])
             for adapted in models
             for recording_id in adapted.model.adapters.sessions["recording_id"]
-            for row in next(parts[recording_id])
         ]
+        rows = [ResultRow(**row) for part in ordered for row in part["rows"]]
+        details = joined(part["details"] for part in ordered)
         confusions: list[ConfusionExample] = []
         if tasks is None or "region" in tasks:
             regions, confusions = region_rows(models, corpus, base, None if all_regions else subjects)
             rows += regions
-        write_examples_of(models, corpus, out, confusions)
+        write_examples_of(models, corpus, out, confusions, details)
+        details.write(out)
         write_results(out, rows, _provenance(models, corpus, subjects, broken, undecided))
 
     by_recording: dict[str, list[Adapted]] = {}
@@ -131,7 +136,7 @@ def evaluate(
     return out / "results.parquet"
 
 
-def _session_rows(
+def _session_scores(
     adapted: Adapted,
     corpus: Corpus,
     recording_id: str,
@@ -139,11 +144,12 @@ def _session_rows(
     tasks: list[str] | None,
     baselines: Effort,
     fitted: dict[tuple[Any, ...], dict[str, Baseline]],
-) -> Iterator[ResultRow]:
+) -> Iterator[tuple[list[ResultRow], Details]]:
+    """Rows and details of one model on one recording, task by task; predictions are written on the way."""
     used = adapted.model.provenance["adapted"][recording_id]
     view = view_of(corpus, recording_id, adapted)
     reader = WindowReader(corpus, adapted.model.channels, adapted.model.config.bin_size_s)
-    shot = f"-k{used['train_trials']}-d{used['draw']}" if used["train_trials"] else ""
+    few_shot = (int(used["train_trials"]), int(used["draw"]))
     seed = int(adapted.model.provenance.get("seed", 0))
     others = OtherSessions.beside(view, corpus, adapted.model.provenance["pretraining_subjects"])
     targets = {c.spec.name for c in adapted.model.channels if c.is_target} | {
@@ -157,38 +163,54 @@ def _session_rows(
         if not answered or (tasks is not None and task not in tasks):
             continue
         # Baselines belong to the session, not to the model: fitted, written and listed once.
-        key = (recording_id, view.split, view.fold, used["train_trials"], used["draw"], task, track)
+        key = (recording_id, view.split, view.fold, *few_shot, task, track)
         is_new = key not in fitted
         if is_new:
             fitted[key] = run_baselines(view, task, track, effort=baselines, others=others)
         classical = fitted[key]
         prediction = predict_task(adapted.model, reader, recording_id, view, task, track, adapted.name)
-        label = f"{view.session}-{task}{track}-{view.split}{shot}"
-        write_prediction(out / "predictions" / f"{label}-{_safe(adapted.name)}-s{seed}.npz", prediction)
+        prediction = replace(prediction, seed=seed)
+        about = (view.session, f"{task} {track}".strip(), view.split)
+        write_prediction(out / "predictions" / file_name(*about, adapted.name, seed, few_shot), prediction)
         for name, one in classical.items() if is_new else ():
             if one.kind != "reference":
-                write_prediction(out / "predictions" / f"{label}-{_safe(name)}.npz", one.prediction)
-        yield from task_rows(
+                file = file_name(*about, name, few_shot=few_shot)
+                write_prediction(out / "predictions" / file, one.prediction)
+        rows = task_rows(
             view,
             adapted.subject,
             [prediction],
             classical,
             seeds=[seed],
-            few_shot=(int(used["train_trials"]), int(used["draw"])),
+            few_shot=few_shot,
             list_baselines=is_new,
         )
+        details = Details()
+        if not few_shot[0]:
+            units = corpus[recording_id].units
+            details = task_details(
+                view, units, adapted.subject, [prediction], classical, seeds=[seed], with_session=is_new
+            )
+        yield rows, details
 
 
-def _safe(name: str) -> str:
-    return name.replace("/", "_").replace(" ", "_")
-
-
-def write_examples_of(models: list[Adapted], corpus: Corpus, out: Path, confusions: list[ConfusionExample]) -> None:
-    """Write what the report draws, from the first full-data model of each animal."""
+def write_examples_of(
+    models: list[Adapted], corpus: Corpus, out: Path, confusions: list[ConfusionExample], details: Details
+) -> None:
+    """Write what the report draws: the first full-data model of each animal, and where a model fails."""
+    full = [adapted for adapted in models if not adapted.is_few_shot]
     shown: dict[str, Adapted] = {}
-    for adapted in models:
-        if not adapted.is_few_shot and adapted.track != "scratch":
+    for adapted in full:
+        if adapted.track != "scratch":
             shown.setdefault(adapted.subject, adapted)
+
+    def view(recording_id: str, split: str) -> SessionView:
+        views = (view_of(corpus, recording_id, a) for a in full if recording_id in a.model.provenance["adapted"])
+        return next(one for one in views if one.split == split)
+
+    def read(session: str, task: str, split: str, model: str, seed: int | None) -> Prediction:
+        return read_prediction(out / "predictions" / file_name(session, task, split, model, seed))
+
     make_examples(
         out,
         [
@@ -197,6 +219,7 @@ def write_examples_of(models: list[Adapted], corpus: Corpus, out: Path, confusio
         ],
         corpus,
         confusions,
+        failure_examples(details.units, view, read),
     )
 
 

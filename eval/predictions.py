@@ -155,6 +155,24 @@ class Prediction:
         return self
 
 
+def file_name(
+    session: str, task: str, split: str, model: str, seed: int | None = None, few_shot: tuple[int, int] = (0, 0)
+) -> str:
+    """What evaluation calls the file of a prediction in its folder `predictions`.
+
+    Args:
+        session: Of the prediction.
+        task: With its track, as in result rows: "encode E2".
+        split: Of the prediction.
+        model: Of the prediction.
+        seed: Of a model; baselines have none.
+        few_shot: Train trials (0 for all) and draw.
+    """
+    shot = f"-k{few_shot[0]}-d{few_shot[1]}" if few_shot[0] else ""
+    name = model.replace("/", "_").replace(" ", "_") + ("" if seed is None else f"-s{seed}")
+    return f"{session}-{task.replace(' ', '')}-{split}{shot}-{name}.npz"
+
+
 def write_prediction(path: str | Path, prediction: Prediction) -> None:
     """Write one `.npz` file, whole or not at all."""
     prediction.validate()

@@ -8,7 +8,6 @@ page). Any other key is listed as it is.
 
 from __future__ import annotations
 
-import json
 from html import escape
 from pathlib import Path
 from string import Template
@@ -18,14 +17,17 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from eval import report_activity as activity
+from eval.details import read_details
 from eval.examples import Examples, read_examples
-from eval.report_figures import adaptation_curves, figure_html, template, to_json, training_curves
+from eval.report_details import failures_html
+from eval.report_figures import figure_html, template, to_json
+from eval.report_scaling import scaling_html
 from eval.report_tables import table
 from eval.report_tasks import Section, task_section, tasks, verdict
+from eval.report_training import pretrained_run, training_html
 from eval.results import read_results
 from foundation.durable import write_atomic
 
-_NOT_TERMS = {"step", "split", "loss", "lr", "windows_per_s", "epoch", "elapsed_s", "grad_norm", "windows"}
 _FACTS = {
     "model": "model",
     "parameters": "parameters",
@@ -38,33 +40,37 @@ _FACTS = {
 _KNOWN = {*_FACTS, "title", "summary", "versions", "licences", "forced"}
 
 
-def write_report(run: str | Path, results: str | Path, out: str | Path) -> Path:
+def write_report(run: str | Path, results: str | Path, out: str | Path, scaling: str | Path | None = None) -> Path:
     """Write the page.
 
     Args:
         run: Run folder, or folder of an adaptation: its logs and those below it (one per adapted animal and track)
             are shown; the pretraining log of an adaptation is taken from the run that it came from.
-        results: Results folder: `results.parquet`, `results.json` and perhaps `examples.npz`.
+        results: Results folder: `results.parquet`, `results.json`, and perhaps `examples.npz` and the tables of
+            `eval.details`.
         out: The HTML file to write; folders are made.
+        scaling: Rows of runs on other numbers of animals (`eval.scaling.scalings`), a Parquet file.
 
     Returns:
         `out`.
 
     Raises:
-        ValueError: The results cannot be read (`eval.results.read_results`).
+        ValueError: The results cannot be read (`eval.results.read_results`), or the scaling rows are none.
     """
     run, out = Path(run), Path(out)
     rows, provenance = read_results(results)
-    examples = read_examples(results)
+    examples, details = read_examples(results), read_details(results)
     title = str(provenance.get("title", "Held-out animals: what the model reads and predicts"))
     sections = [
         Section("verdict", "Verdict", "What the numbers say", verdict(rows)),
-        *[task_section(part) for part in tasks(rows)],
+        *[task_section(part, details) for part in tasks(rows)],
         Section("confusion", "Confusions", "Which regions are taken for which", _confusions(rows, examples)),
+        Section("scaling", "Scaling", "More animals, better model?", scaling_html(Path(scaling) if scaling else None)),
+        Section("failures", "Failures", "Where the model fails", failures_html(details, examples.failures)),
         Section("trials", "Trials", "Recorded and predicted activity", _trials(examples)),
         Section("traces", "Traces", "Decoded against true behavior", _traces(examples)),
         Section("embedding", "Embedding", "Embedding in three dimensions", _embedding(examples)),
-        Section("training", "Training", "Training", _training(run)),
+        Section("training", "Training", "Training", training_html(run)),
         Section("methods", "Methods", "How every number was made", _methods(rows)),
         Section("provenance", "Provenance", "Provenance", _provenance(provenance, run)),
     ]
@@ -156,68 +162,6 @@ def _embedding(examples: Examples) -> str:
     return figure_html(variants, "Drag to turn, scroll to zoom; the view stays when another coloring is chosen.")
 
 
-def _training(run: Path) -> str:
-    found = {_curve_name(path, run): path for path in sorted(run.rglob("*metrics.jsonl"))}
-    if "." not in found and (log := _pretrained(run) / "metrics.jsonl").exists():
-        found["."] = log
-    histories = {name: history for name, path in found.items() if len(history := _history(path))}
-    if not histories:
-        return "<p>There is no <code>metrics.jsonl</code> in the run folder, so there are no training curves.</p>"
-    html = []
-    if "." in histories:
-        history = histories.pop(".")
-        # Terms of one masking scheme ("spikes/units") are in the log; thirty curves would hide the main ones.
-        terms = [c for c in map(str, history) if c not in _NOT_TERMS and "/" not in c]
-        terms = [c for c in terms if _numbers(history, c).notna().any()]
-        html.append(figure_html({"training": training_curves(history, terms)}, _training_note(history)))
-    if histories:
-        note = "Adaptation of each held-out animal, by track."
-        html.append(figure_html({"adaptation": adaptation_curves(histories)}, note))
-    return "".join(html)
-
-
-def _curve_name(path: Path, run: Path) -> str:
-    """A dot for the run's own log, else the animal and the track (T249/adapter.metrics.jsonl: "T249 adapter")."""
-    parts = [*path.parent.relative_to(run).parts, path.name.removesuffix("metrics.jsonl").removesuffix(".")]
-    return " ".join(part for part in parts if part) or "."
-
-
-def _pretrained(run: Path) -> Path:
-    """The run that the adapted models in a folder came from, where it can still be found; else the folder itself."""
-    bases = {json.loads(path.read_text()).get("base") for path in run.rglob("provenance.json")} - {None, ""}
-    return next((Path(base) for base in sorted(bases) if Path(base).is_dir()), run)
-
-
-def _training_note(history: pd.DataFrame) -> str:
-    steps = int(pd.to_numeric(history["step"]).max())
-    parts = [f"{steps:,} optimizer steps; long curves are averaged in equal stretches."]
-    for key, text in (
-        ("lr", "Highest learning rate {:.3g}."),
-        ("windows_per_s", "Median throughput {:.4g} windows/s."),
-    ):
-        values = _numbers(history, key).dropna() if key in history else pd.Series(dtype=float)
-        if len(values):
-            parts.append(text.format(values.max() if key == "lr" else values.median()))
-    return " ".join(parts)
-
-
-def _numbers(history: pd.DataFrame, column: Any) -> pd.Series:
-    return pd.to_numeric(history[column], errors="coerce")
-
-
-def _history(path: Path) -> pd.DataFrame:
-    """The complete lines of a `metrics.jsonl`; a line cut off by a crash is left out."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and {"step", "split", "loss"} <= set(entry):
-            lines.append(entry)
-    return pd.DataFrame(lines)
-
-
 def _methods(rows: pd.DataFrame) -> str:
     conventions = rows[["task", "metric", "convention"]].drop_duplicates()
     body = [
@@ -231,7 +175,10 @@ def _methods(rows: pd.DataFrame) -> str:
         "of animal means a two-level bootstrap (animals, then sessions within each). Models are compared by paired "
         "per-session differences under the same bootstrap. With a handful of sessions the session interval is rather "
         "too narrow, and with many comparisons some intervals exclude 0 by chance. Hence the claim rule asks for the "
-        "same sign in every held-out animal.</p>"
+        "same sign in every held-out animal. The two-level interval is too narrow with few animals as well: nominally "
+        "95 %, it held the truth in 85 % of 1,000 simulated studies of 3 animals, in 91 % of 6, in 94 % of 12.</p>"
+        "<p>The standard error (SEM) over seeds is of the mean over sessions: what training leaves to chance, not how "
+        "animals differ. It is no part of the intervals.</p>"
         "<p><strong>Interleaved</strong> split: test blocks of trials lie between training blocks, so a model may "
         "interpolate slow drift. <strong>Temporal</strong> split: the last fifth of the session is the test set, which "
         "is harder. The protocol gives baselines and nulls the same sessions, units, bins and trials.</p>" + listed
@@ -250,7 +197,7 @@ def _provenance(provenance: dict[str, Any], run: Path) -> str:
         html.append(f'<h3>Further</h3><dl class="facts">{"".join(lines)}</dl>')
     configs = sorted(run.rglob("config.yaml"), key=lambda path: (len(path.parts), path))
     if not configs:
-        run = _pretrained(run)
+        run = pretrained_run(run)
         configs = list(run.glob("config.yaml"))
     if not configs:
         html.append("<p>The run folder holds no <code>config.yaml</code>.</p>")

@@ -23,23 +23,31 @@ def busiest(example: TrialExample) -> list[int]:
 
 
 def psth(example: TrialExample) -> go.Figure:
-    """Recorded (solid) and predicted (dashed) trial averages by condition, for the units with the most spikes."""
+    """Recorded (solid), predicted (dashed) and a baseline's (dotted) averages by condition, for the busiest units."""
     units = busiest(example)
     fig = make_subplots(cols=len(units), subplot_titles=[plain(example.units[u], 24) for u in units])
     conditions = list(dict.fromkeys(example.condition))[:MAX_CLASSES]
+    kinds = [("recorded", "solid", 1.5, example.counts), ("predicted", "dash", 2.5, example.rates)]
+    if example.baseline_rates is not None:
+        kinds.append(("baseline", "dot", 2.5, example.baseline_rates))
+    # The legend names colors and dashes apart: their products would not fit above the panels.
+    keys = [(condition, {"color": PALETTE[k], "width": 3}) for k, condition in enumerate(conditions)]
+    keys += [(name, {"color": TEXT, "dash": dash, "width": width}) for name, dash, width, _ in kinds]
+    for name, line in keys:
+        fig.add_scatter(x=[None], y=[None], mode="lines", name=plain(name), line=line, legendgroup=name, row=1, col=1)
     for col, unit in enumerate(units, start=1):
         for k, condition in enumerate(conditions):
             rows = np.array(example.condition) == condition
-            for values, dash, name in ((example.counts, "solid", "recorded"), (example.rates, "dash", "predicted")):
+            for name, dash, width, values in kinds:
                 time, mean = _average(values[rows, :, unit], example.bin_size_s)
                 fig.add_scatter(
                     x=time,
                     y=mean,
                     mode="lines",
                     name=f"{plain(condition)}, {name}",
-                    line={"color": PALETTE[k], "dash": dash, "width": 2.5 if dash == "dash" else 1.5},
-                    showlegend=col == 1,
-                    legendgroup=f"{condition}{name}",
+                    line={"color": PALETTE[k], "dash": dash, "width": width},
+                    showlegend=False,
+                    legendgroup=condition,
                     row=1,
                     col=col,
                 )
@@ -51,26 +59,35 @@ def psth(example: TrialExample) -> go.Figure:
 
 
 def single_trials(example: TrialExample, unit: int) -> go.Figure:
-    """Recorded counts and predicted rates of one unit, one row per trial, sorted by condition and then length."""
+    """Recorded counts and predicted rates of one unit, one row per trial, sorted by condition and then length.
+
+    A baseline's rates, where the example has them, stand beside on the same color scale.
+    """
     length = (~np.isnan(example.counts[:, :, 0])).sum(axis=1)
     order = np.lexsort((length, np.array(example.condition)))
     order = order[np.unique(np.linspace(0, len(order) - 1, MAX_TRIALS).astype(int))]
     stretch = int(np.ceil(example.counts.shape[1] / MAX_POINTS))
     width_s = example.bin_size_s * stretch
-    counts = _stretches(example.counts[order, :, unit], stretch) * stretch
-    rates = _stretches(example.rates[order, :, unit], stretch) / example.bin_size_s
-    time = (np.arange(counts.shape[1]) + 0.5) * width_s
-    titles = (f"recorded, spikes per {width_s * 1000:g}-ms bin", "predicted rate (spikes/s)")
-    fig = make_subplots(cols=2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.12)
+    panels = [_stretches(example.counts[order, :, unit], stretch) * stretch]
+    panels.append(_stretches(example.rates[order, :, unit], stretch) / example.bin_size_s)
+    titles = [f"recorded, spikes per {width_s * 1000:g}-ms bin", "predicted rate (spikes/s)"]
+    if example.baseline_rates is not None:
+        panels.append(_stretches(example.baseline_rates[order, :, unit], stretch) / example.bin_size_s)
+        titles = [titles[0], f"{plain(example.model, 24)} (spikes/s)", f"{plain(example.baseline, 24)} (spikes/s)"]
+    time = (np.arange(panels[0].shape[1]) + 0.5) * width_s
+    fig = make_subplots(cols=len(panels), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.12)
     labels = [plain(example.condition[i]) for i in order]
-    for col, (values, scale) in enumerate(((counts, [[0, "#1b2730"], [1, "#ffffff"]]), (rates, "Viridis")), start=1):
+    low, high = float(np.nanmin(panels[1:])), float(np.nanmax(panels[1:]))
+    for col, values in enumerate(panels, start=1):
+        end = fig.layout[f"xaxis{col if col > 1 else ''}"].domain[1]
         fig.add_heatmap(
             x=time.astype(np.float32),
             z=values.astype(np.float32),
-            colorscale=scale,
-            zmin=0.0 if col == 1 else float(np.nanmin(values)),
-            zmax=float(np.nanmax(values)),
-            colorbar={"x": 0.45 if col == 1 else 1.01, "thickness": 10, "outlinewidth": 0, "len": 0.9},
+            colorscale=[[0, "#1b2730"], [1, "#ffffff"]] if col == 1 else "Viridis",
+            zmin=0.0 if col == 1 else low,
+            zmax=float(np.nanmax(values)) if col == 1 else high,
+            colorbar={"x": end + 0.01, "thickness": 10, "outlinewidth": 0, "len": 0.9},
+            showscale=col < 3,
             hovertemplate="%{x:.2f} s, row %{y}: %{z:.3f}<extra></extra>",
             row=1,
             col=col,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from eval.examples import ConfusionExample, EmbeddingExample, Examples, TrialExample, write_examples
+from eval.failures import by_session, judged, worst_units
 from eval.model_predictions import trial_window
+from eval.predictions import Prediction
+from eval.scoring import scored_rates
 from eval.session_view import SessionView
 from foundation.corpus import Corpus
 from foundation.embed import embed
@@ -16,12 +21,14 @@ from foundation.predict import answers, hide_behavior
 from foundation.readout import log_rates
 from foundation.sampling import WindowReader
 
-NUM_TRIALS, NUM_UNITS, NUM_POINTS = 60, 8, 4000
+NUM_TRIALS, NUM_UNITS, NUM_POINTS, SESSION_UNITS = 60, 8, 4000, 4
 
 Shown = tuple[str, str, FoundationModel, dict[str, SessionView]]
 
 
-def make_examples(out: Path, shown: list[Shown], corpus: Corpus, confusions: list[ConfusionExample]) -> Path:
+def make_examples(
+    out: Path, shown: list[Shown], corpus: Corpus, confusions: list[ConfusionExample], failures: list[TrialExample]
+) -> Path:
     """Write `examples.npz`.
 
     Args:
@@ -29,11 +36,77 @@ def make_examples(out: Path, shown: list[Shown], corpus: Corpus, confusions: lis
         shown: Name, animal, model and views by recording id; the first recording of each animal is drawn.
         corpus: Holds the recordings.
         confusions: Drawn as they are.
+        failures: The same, as from `failure_examples`.
     """
     trials = [_trials(*one, corpus) for one in shown]
     points = [_points(model, views, corpus, subject) for _, subject, model, views in shown]
     embeddings = [_embedding(points)] if points else []
-    return write_examples(out, Examples(trials=trials, embeddings=embeddings, confusions=confusions))
+    return write_examples(out, Examples(trials=trials, embeddings=embeddings, confusions=confusions, failures=failures))
+
+
+def failure_examples(
+    units: pd.DataFrame,
+    view_of: Callable[[str, str], SessionView],
+    read: Callable[[str, str, str, str, int | None], Prediction],
+) -> list[TrialExample]:
+    """Test trials of the worst units and of the worst session, with what model and baseline predicted for them.
+
+    Args:
+        units: Of `eval.details`.
+        view_of: Recording id and split to the session.
+        read: Session, task (with track), split, model and seed (none for a baseline) to its prediction.
+    """
+    table = judged(units)
+    if not len(table):
+        return []
+    worst = worst_units(table)
+    session = by_session(table)["session"].iloc[0]
+    busiest = table[table["session"] == session].nlargest(SESSION_UNITS, "spikes")
+    chosen = [("worst units", part) for _, part in worst.groupby("session", sort=False)]
+    return [_failure(units, part, note, view_of, read) for note, part in (*chosen, ("worst session", busiest))]
+
+
+def _failure(
+    units: pd.DataFrame,
+    part: pd.DataFrame,
+    note: str,
+    view_of: Callable[[str, str], SessionView],
+    read: Callable[[str, str, str, str, int | None], Prediction],
+) -> TrialExample:
+    """Of the units in `part`, rows of one session."""
+    row = part.iloc[0]
+    seed = int(units.loc[(units["model"] == row["model"]) & (units["session"] == row["session"]), "seed"].iloc[0])
+    view = view_of(f"{row['dataset']}/{row['session']}", row["split"])
+    about = (row["session"], row["task"], row["split"])
+    scored = scored_rates(read(*about, row["model"], seed), view)
+    base = scored_rates(read(*about, row["baseline"], None), view)
+    source = view.unit[scored.columns].tolist()
+    columns = [source.index(unit) for unit in part["unit"]]
+    trial, bins = view.trial[scored.rows], view.bin[scored.rows]
+    chosen = np.unique(trial)
+    chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, NUM_TRIALS).astype(int))]
+    keep = np.isin(trial, chosen)
+    at = (np.searchsorted(chosen, trial[keep]), bins[keep])
+    arrays = []
+    for values in (scored.counts, scored.rate, base.rate):
+        array = np.full((len(chosen), int(bins[keep].max()) + 1, len(columns)), np.nan)
+        array[at] = values[keep][:, columns]
+        arrays.append(array)
+    return TrialExample(
+        session=row["session"],
+        subject=row["subject"],
+        model=row["model"],
+        bin_size_s=view.bin_size_s,
+        units=[
+            f"unit {unit}" + (f", {region}" if region else "") for unit, region in zip(part["unit"], part["region"])
+        ],
+        condition=condition_names(view, chosen),
+        counts=arrays[0],
+        rates=arrays[1],
+        baseline=row["baseline"],
+        baseline_rates=arrays[2],
+        note=note,
+    )
 
 
 def _trials(
@@ -71,14 +144,14 @@ def _trials(
         model=name,
         bin_size_s=view.bin_size_s,
         units=[f"unit {u}" for u in view.unit[busiest]],
-        condition=_conditions(view, chosen),
+        condition=condition_names(view, chosen),
         counts=counts,
         rates=rates,
         traces=traces,
     )
 
 
-def _conditions(view: SessionView, trials: np.ndarray) -> list[str]:
+def condition_names(view: SessionView, trials: np.ndarray) -> list[str]:
     """Class of the first two-class trial covariate, or one condition for all."""
     for name, covariate in view.trial_covariates.items():
         if covariate.spec.kind == "categorical":

@@ -11,7 +11,7 @@ import pandas as pd
 
 from eval.predictions import traced
 from eval.results import KINDS
-from eval.statistics import Interval, Summary, Verdict, judge, paired_differences, per_session, seed_spread, summarize
+from eval.statistics import Interval, Summary, Verdict, judge, paired_differences, per_session, seed_mean, summarize
 
 Against = Literal["baseline", "scratch", "null"]
 
@@ -59,7 +59,7 @@ class Comparison:
         summary: Of the per-session differences, signed so that above 0 is better.
         verdict: What may be said.
         num_seeds: Seeds averaged.
-        spread: Standard deviation over seeds of the model's mean score; NaN with one seed.
+        sem: Standard error over seeds of the model's mean score; NaN with one seed.
     """
 
     model: str
@@ -68,7 +68,7 @@ class Comparison:
     summary: Summary
     verdict: Verdict
     num_seeds: int
-    spread: float
+    sem: float
 
 
 def task_title(task: str) -> str:
@@ -135,12 +135,14 @@ def compare(rows: pd.DataFrame, model: str, kind: Against) -> Comparison | None:
         difference["value"] = -difference["value"]
     seeds = int(own.groupby("session")["seed"].nunique().min())
     summary = summarize(difference)
-    return Comparison(model, against, kind, summary, judge(summary, seeds), seeds, seed_spread(own))
+    return Comparison(model, against, kind, summary, judge(summary, seeds), seeds, _seed_error(own))
 
 
 def number(value: float, metric: str, signed: bool = False) -> str:
     """A score as text: four decimals for bits per spike, three otherwise, with a typographic minus."""
-    return f"{value:{'+' if signed else ''}.{4 if 'bps' in metric else 3}f}".replace("-", "−")
+    digits = 4 if "bps" in metric else 3
+    # Adding 0 turns the -0 that rounding leaves into 0.
+    return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}".replace("-", "−")
 
 
 def interval_text(interval: Interval, metric: str, signed: bool = False) -> str:
@@ -184,14 +186,27 @@ def score_table(rows: pd.DataFrame, metric: str, caption: str, scored: str) -> s
         summary = summarize(per_session(own))
         means = [number(summary.per_animal[a], metric) if a in summary.per_animal else "–" for a in animals]
         both = [interval_text(summary.sessions, metric), interval_text(summary.animals, metric)]
-        cells = [escape(model), kind, *means, *both, str(summary.sessions.n), str(own["seed"].nunique())]
+        seeds = [str(own["seed"].nunique()), _error_text(_seed_error(own), metric)]
+        cells = [escape(model), kind, *means, *both, str(summary.sessions.n), *seeds]
         body.append((kind, cells))
     titles = ["", "kind", *map(escape, animals), f"mean over {scored} [95 %]", "mean of animal means [95 %]", scored]
-    return table(caption, [*titles, "seeds"], body)
+    return table(caption, [*titles, "seeds", "SEM over seeds"], body)
+
+
+def _seed_error(rows: pd.DataFrame) -> float:
+    """Standard error over seeds of the mean over the sessions that every seed has; NaN with one seed or none such."""
+    if rows["seed"].nunique() < 2:
+        return float("nan")
+    common = rows[rows["session"].isin(set.intersection(*(set(part["session"]) for _, part in rows.groupby("seed"))))]
+    return seed_mean(common).sem if len(common) else float("nan")
+
+
+def _error_text(sem: float, metric: str) -> str:
+    return "–" if sem != sem else f"± {number(sem, metric)}"
 
 
 def paired_table(comparisons: list[Comparison], metric: str, caption: str, scored: str) -> str:
-    """Paired differences with their intervals, every animal, the spread over seeds and the verdict."""
+    """Paired differences with their intervals, every animal, the error over seeds and the verdict."""
     animals = list(dict.fromkeys(a for c in comparisons for a in c.summary.per_animal))
     body = []
     for c in comparisons:
@@ -206,7 +221,7 @@ def paired_table(comparisons: list[Comparison], metric: str, caption: str, score
             interval_text(c.summary.sessions, metric, signed=True),
             interval_text(c.summary.animals, metric, signed=True),
             f"{c.summary.num_positive} of {c.summary.sessions.n}",
-            "–" if c.num_seeds < 2 else number(c.spread, metric),
+            _error_text(c.sem, metric),
         ]
         body.append((f"paired against-{c.kind}", cells))
     head = [
@@ -217,7 +232,7 @@ def paired_table(comparisons: list[Comparison], metric: str, caption: str, score
         f"mean over {scored} [95 %]",
         "mean of animal means [95 %]",
     ]
-    return table(caption, [*head, f"{scored} above 0", "SD over seeds"], body)
+    return table(caption, [*head, f"{scored} above 0", "SEM over seeds"], body)
 
 
 def sentence(rows: pd.DataFrame, c: Comparison, metric: str, scored: str) -> str:

@@ -14,6 +14,9 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
+from eval.details import Details
+from eval.report_calibration import calibration_html
+from eval.report_details import ceilings_html, conventions_html
 from eval.report_figures import dots, few_shot, figure_html
 from eval.report_tables import (
     MARKS,
@@ -108,8 +111,8 @@ def verdict(rows: pd.DataFrame) -> str:
     return f'{total}<ul class="verdicts">{"".join(sentences)}</ul>{verdict_grid(cells)}{rule}'
 
 
-def task_section(rows: pd.DataFrame) -> Section:
-    """Tables, dots and few-shot curves of one task."""
+def task_section(rows: pd.DataFrame, details: Details) -> Section:
+    """Tables, dots, few-shot curves and what stands behind the scores, of one task."""
     task, metric, scored = str(rows["task"].iloc[0]), headline(rows), _scored(rows)
     main = rows[rows["metric"] == metric]
     html: list[str] = []
@@ -126,6 +129,8 @@ def task_section(rows: pd.DataFrame) -> Section:
         note = f"Large marks: mean of an animal with its 95 % {scored[:-1]} interval; small marks: its {scored}."
         html.insert(1, figure_html(panels, note if scored == "sessions" else "Marks: animals."))
     html.append(_few_shot(main, metric, scored))
+    behind = details.of_task(str(rows["dataset"].iloc[0]), task)
+    html += [calibration_html(behind), ceilings_html(behind, rows), conventions_html(behind)]
     if len(others := [m for m in dict.fromkeys(rows["metric"]) if m != metric]):
         tables = [
             score_table(

@@ -117,6 +117,35 @@ def fit_scaling(points: Sequence[Point], metric: str, controls: Sequence[Point] 
     return Scaling(metric, points, steps, slope_per_doubling(points, seed), tuple(controls), versus)
 
 
+def scalings(rows: pd.DataFrame, seed: int = 0) -> dict[tuple[str, str, str], Scaling]:
+    """The scaling of the headline metric of every task, by dataset, task and split.
+
+    Args:
+        rows: Result rows of one model with two columns more: `num_animals` that it was pretrained on, and `control`,
+            the name of a selection of sessions, "" where all sessions of these animals were in pretraining. Repeats are
+            seeds.
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: A column is missing; few numbers of animals, or other sessions in one of them.
+    """
+    if missing := sorted({"num_animals", "control", "value"} - set(rows)):
+        raise ValueError(f"scaling rows: no column {missing}; expected result rows with num_animals and control")
+    found = {}
+    for (dataset, task, split), part in rows.groupby(["dataset", "task", "split"], sort=False):
+        part = part[part["metric"] == part["metric"].iloc[0]]
+        whole, chosen = part[part["control"] == ""], part[part["control"] != ""]
+        points = [make_point(own, int(str(size)), seed=seed) for size, own in whole.groupby("num_animals")]
+        # Random sessions of another draw may be of fewer animals.
+        controls = [
+            make_point(own, round(own["num_animals"].mean()), str(label), seed)
+            for label, own in chosen.groupby("control", sort=False)
+        ]
+        key = (str(dataset), str(task), str(split))
+        found[key] = fit_scaling(points, str(part["metric"].iloc[0]), controls, seed)
+    return found
+
+
 def slope_per_doubling(points: Sequence[Point], seed: int = 0, draws: int = DRAWS) -> Interval:
     """Least-squares slope of the score on log2 of the number of animals: score gained per doubling.
 
@@ -187,9 +216,10 @@ def scaling_figure(scaling: Scaling) -> go.Figure:
         marker={"color": ACCENT, "size": 10}, error_y=_bars(wholes, ACCENT),
     )  # fmt: skip
     for k, control in enumerate(scaling.controls):
+        # Beside the points and each other where they are of as many animals.
         whole, color = control.summary.animals, PALETTE[(k + 2) % len(PALETTE)]
         fig.add_scatter(
-            x=[control.num_animals], y=[whole.mean], name=plain(control.label), mode="markers",
+            x=[control.num_animals * 1.04 ** (k + 1)], y=[whole.mean], name=plain(control.label), mode="markers",
             marker={"color": color, "symbol": "diamond-open", "size": 12}, error_y=_bars([whole], color),
         )  # fmt: skip
     ticks = sorted({*x, *(control.num_animals for control in scaling.controls)})

@@ -15,7 +15,10 @@ from typing import Any
 
 import foundation
 from eval.baselines import Effort, run_baselines, tasks_of
-from eval.predictions import Prediction, read_prediction
+from eval.details import Details, joined, task_details
+from eval.examples import Examples, TrialExample, write_examples
+from eval.predictions import Prediction, file_name, read_prediction, write_prediction
+from eval.report_examples import failure_examples
 from eval.results import ResultRow, plain, write_results
 from eval.session_rows import task_rows
 from eval.session_view import SessionView
@@ -57,11 +60,15 @@ def score_files(paths: Sequence[Path], corpus: Corpus, out: Path, *, baselines: 
         key = (recording_id, prediction.split, prediction.fold, prediction.bin_ms)
         by_view.setdefault(key, []).append(prediction)
 
-    def session(key: _View) -> list[dict[str, Any]]:
-        return [plain(row) for row in _view_rows(corpus, key, by_view[key], baselines)]
+    def session(key: _View) -> dict[str, Any]:
+        rows, details = _view_scores(corpus, key, by_view[key], baselines, out)
+        return {"rows": [plain(row) for row in rows], "details": details.plain()}
 
     def finish(found: dict[str, Any]) -> None:
-        rows = [ResultRow(**row) for rows in found.values() for row in rows]
+        rows = [ResultRow(**row) for part in found.values() for row in part["rows"]]
+        details = joined(part["details"] for part in found.values())
+        details.write(out)
+        write_examples(out, Examples(failures=_failures(details, by_view, corpus, out)))
         names = sorted({one.model for ones in by_view.values() for one in ones})
         write_results(
             out,
@@ -85,20 +92,53 @@ def score_files(paths: Sequence[Path], corpus: Corpus, out: Path, *, baselines: 
     return out / "results.parquet"
 
 
-def _view_rows(corpus: Corpus, key: _View, predictions: list[Prediction], baselines: Effort) -> list[ResultRow]:
-    recording_id, split, fold, bin_ms = key
-    print(f"score {len(predictions)} predictions of {recording_id}", file=sys.stderr, flush=True)
-    if split not in ("interleaved", "temporal"):
-        raise ValueError(f"{recording_id}: split is {split!r}, expected interleaved or temporal")
-    recording = corpus[recording_id]
-    view = SessionView.of(recording, bin_size_s=bin_ms / 1000, split=split, fold=fold)
+def _view_scores(
+    corpus: Corpus, key: _View, predictions: list[Prediction], baselines: Effort, out: Path
+) -> tuple[list[ResultRow], Details]:
+    """Rows and details of all predictions of a view; those of the baselines are written on the way."""
+    print(f"score {len(predictions)} predictions of {key[0]}", file=sys.stderr, flush=True)
+    view, recording = _view_of(corpus, key), corpus[key[0]]
     known = tasks_of(view)
     if unknown := [(one.task, one.track) for one in predictions if (one.task, one.track) not in known]:
-        raise ValueError(f"{recording_id}: no task {unknown[0][0]!r} with track {unknown[0][1]!r}; there are {known}")
-    rows = []
+        raise ValueError(f"{key[0]}: no task {unknown[0][0]!r} with track {unknown[0][1]!r}; there are {known}")
+    rows, details = [], []
     for task, track in known:
         models = [one for one in predictions if (one.task, one.track) == (task, track)]
-        if models:
-            classical = run_baselines(view, task, track, effort=baselines)
-            rows += task_rows(view, recording.info.subject_id, models, classical, seeds=[one.seed for one in models])
-    return rows
+        if not models:
+            continue
+        classical = run_baselines(view, task, track, effort=baselines)
+        for name, one in classical.items():
+            if one.kind != "reference":
+                file = file_name(view.session, f"{task} {track}".strip(), view.split, name)
+                write_prediction(out / "predictions" / file, one.prediction)
+        subject, seeds = recording.info.subject_id, [one.seed for one in models]
+        rows += task_rows(view, subject, models, classical, seeds=seeds)
+        details.append(task_details(view, recording.units, subject, models, classical, seeds=seeds).plain())
+    return rows, joined(details)
+
+
+def _view_of(corpus: Corpus, key: _View) -> SessionView:
+    recording_id, split, fold, bin_ms = key
+    if split not in ("interleaved", "temporal"):
+        raise ValueError(f"{recording_id}: split is {split!r}, expected interleaved or temporal")
+    return SessionView.of(corpus[recording_id], bin_size_s=bin_ms / 1000, split=split, fold=fold)
+
+
+def _failures(
+    details: Details, by_view: dict[_View, list[Prediction]], corpus: Corpus, out: Path
+) -> list[TrialExample]:
+    def view(recording_id: str, split: str) -> SessionView:
+        return _view_of(corpus, next(key for key in by_view if key[:2] == (recording_id, split)))
+
+    def read(session: str, task: str, split: str, model: str, seed: int | None) -> Prediction:
+        if seed is None:
+            return read_prediction(out / "predictions" / file_name(session, task, split, model))
+        wanted = (session, task, split, model, seed)
+        held = [one for ones in by_view.values() for one in ones]
+        return next(
+            one
+            for one in held
+            if (one.session, f"{one.task} {one.track}".strip(), one.split, one.model, one.seed) == wanted
+        )
+
+    return failure_examples(details.units, view, read)

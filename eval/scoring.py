@@ -69,6 +69,24 @@ def conditions(view: SessionView) -> np.ndarray:
     return found
 
 
+class ScoredRates(NamedTuple):
+    """What a score of rates rests on.
+
+    Attributes:
+        rate: `(K, U)` predicted expected counts of the scored rows and units.
+        counts: `(K, U)` spikes.
+        null: `(U,)` mean count of the train rows.
+        rows: `(K,)` of the view.
+        columns: `(U,)` of the view's units.
+    """
+
+    rate: np.ndarray
+    counts: np.ndarray
+    null: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+
+
 class CosmoothFold(NamedTuple):
     """Columns of `view.counts`: `held_out` are predicted from `inputs`; their twins are in neither."""
 
@@ -125,8 +143,7 @@ def score(prediction: Prediction, view: SessionView) -> dict[str, Score]:
     if prediction.task in RATE_TASKS:
         return _score_rates(prediction, view)
     if prediction.task in LABEL_TASKS:
-        trials, truth = _scored_trials(view, prediction.task)
-        return _label_scores(truth, _per_trial(prediction, view, trials, "logit"))
+        return _label_scores(*scored_labels(prediction, view))
     if prediction.task in VALUE_TASKS:
         trials, truth = _scored_trials(view, prediction.task)
         return _value_scores(truth, _per_trial(prediction, view, trials, "value"), "test trials")
@@ -137,7 +154,12 @@ def score(prediction: Prediction, view: SessionView) -> dict[str, Score]:
     raise ValueError(f"task {prediction.task!r} is not scored against one session; regions have their own scorer")
 
 
-def _score_rates(prediction: Prediction, view: SessionView) -> dict[str, Score]:
+def scored_rates(prediction: Prediction, view: SessionView) -> ScoredRates:
+    """Rates and counts in the test rows and units that are scored.
+
+    Raises:
+        ValueError: No unit has the spikes for it; a row or unit is missing, twice or not finite.
+    """
     target = target_rows(view, prediction.task)
     test = np.flatnonzero(view.rows_in("test", full=True) & target)
     train = view.counts[view.rows_in("train", full=True) & target]
@@ -150,9 +172,19 @@ def _score_rates(prediction: Prediction, view: SessionView) -> dict[str, Score]:
     rows = _find(prediction, _row_keys(view)[test], _file_keys(prediction), "row (trial, bin)")
     columns = _find(prediction, view.unit[keep], prediction.arrays["unit"], "unit")
     rate = prediction.arrays["rate"][np.ix_(rows, columns)].astype(float)
-    counts, null, test_mean = counts[:, keep], train.mean(axis=0, dtype=float)[keep], counts[:, keep].mean(axis=0)
+    return ScoredRates(rate, counts[:, keep], train.mean(axis=0, dtype=float)[keep], test, np.flatnonzero(keep))
+
+
+def scored_labels(prediction: Prediction, view: SessionView) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and logits `(M,)` of the test trials that are scored, of a label task."""
+    trials, truth = _scored_trials(view, prediction.task)
+    return truth, _per_trial(prediction, view, trials, "logit")
+
+
+def _score_rates(prediction: Prediction, view: SessionView) -> dict[str, Score]:
+    rate, counts, null, test, columns = scored_rates(prediction, view)
+    test_mean, units, spikes = counts.mean(axis=0), len(columns), int(counts.sum())
     per_unit, per_unit_d2 = metrics.bits_per_spike(rate, counts, null), metrics.d2_of_units(rate, counts, null)
-    units, spikes = int(keep.sum()), int(counts.sum())
     cells = Cells.of(conditions(view)[view.trial[test]], view.bin[test])
     return {
         "bps": Score(

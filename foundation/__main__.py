@@ -197,7 +197,7 @@ def _evaluate_suite(a: argparse.Namespace) -> None:
     from eval.bwb_suite import evaluate_suite
     from foundation.mixture import open_corpora
 
-    others = {"--tasks": a.tasks, "--all-regions": a.all_regions, "--no-baselines": a.no_baselines}
+    others = {"--tasks": a.tasks, "--all-regions": a.all_regions, "--baselines": a.baselines != "standard"}
     if given := [name for name, value in others.items() if value]:
         raise ValueError(f"{' '.join(given)}: not with --suite, which has its own tasks and nulls; leave it out")
     if a.subjects and not a.runs:
@@ -234,7 +234,7 @@ def _report(a: argparse.Namespace, overrides: list[str]) -> None:
     _no(overrides)
     if len(a.folders) > 2:
         raise ValueError(f"{len(a.folders)} folders, expected a results folder, or a run folder and a results folder")
-    print(f"report: {write_report(a.folders[0], a.folders[-1], a.out)}")
+    print(f"report: {write_report(a.folders[0], a.folders[-1], a.out, a.scaling)}")
 
 
 def _doctor(a: argparse.Namespace, overrides: list[str]) -> None:

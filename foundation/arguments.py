@@ -131,10 +131,14 @@ def build_parser(recipes: str) -> argparse.ArgumentParser:
     p = verb(
         "report",
         "Write one self-contained HTML page.",
-        "foundation report runs/luo2025-new results/luo2025 --out report.html",
+        "foundation report runs/luo2025-new results/luo2025 --out report.html\n"
+        "  foundation report runs/luo2025-new results/luo2025 --scaling runs/luo2025-scaling/scaling.parquet",
     )
     p.add_argument("folders", nargs="+", metavar="FOLDER", help="run folder, if there is one, and results folder")
     p.add_argument("--out", default="report.html")
+    p.add_argument(
+        "--scaling", metavar="FILE", help="scaling.parquet of `foundation study configs/studies/scaling.yaml`"
+    )
 
     p = verb(
         "doctor",

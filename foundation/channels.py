@@ -29,6 +29,7 @@ class DataConfig:
         corpora: Instead of one corpus several, by a name of your choice.
         shared: Covariates that several corpora have and that mean the same: one head for all.
         subjects: Pretraining animals; empty for all that are not held out.
+        recordings: Of these animals only these recordings; empty for all.
         held_out: Animals that no pretraining window may touch.
         held_out_fraction: Without a list, hold out the animals whose identity hashes below this.
         inputs: Covariates the model reads; empty for all.
@@ -43,6 +44,7 @@ class DataConfig:
     corpora: dict[str, CorpusConfig] = field(default_factory=dict)
     shared: list[str] = field(default_factory=list)
     subjects: list[str] = field(default_factory=list)
+    recordings: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
     held_out_fraction: float = 0.2
     inputs: list[str] = field(default_factory=list)

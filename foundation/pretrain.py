@@ -39,8 +39,11 @@ def pretrain(config: Config) -> Path:
         claim_folder(folder, config)
     accelerator.wait_for_everyone()
     corpus = open_data(config.data)
-    subjects = pretraining_subjects(corpus, config.data)
-    corpus = corpus.select(subjects=subjects)
+    allowed = pretraining_subjects(corpus, config.data)
+    corpus = corpus.select(subjects=allowed, recordings=config.data.recordings or None)
+    if not corpus.ids:
+        raise ValueError(f"data.recordings: none of {config.data.recordings[:6]} is of a pretraining animal {allowed}")
+    subjects = sorted(set(corpus.subjects.values()))
     channels = find_channels(corpus, config.data, corpus.ids)
     reader = WindowReader(corpus, channels, config.data.bin_size_s)
     data = training_data(

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from eval import held_out
+from eval.details import read_details
+from eval.examples import read_examples
 from eval.predictions import read_prediction, write_prediction
 from eval.results import read_results
 from eval.scoring import score
@@ -107,6 +110,19 @@ def test_files_of_other_tools_are_scored_as_our_models_are(
     assert len(together) == len(ours) == len(scored)
     for name in ("value", "baseline_value", "null_value", "kind", "convention", "baseline", "null", "subject"):
         assert together[name].equals(together[f"{name}_again"]), name
+    first, second = (read_details(tmp_path / name) for name in ("ours", "scored"))
+    for name in ("units", "calibration"):
+        tables = [getattr(one, name) for one in (first, second)]
+        tables[0] = tables[0][~tables[0]["model"].isin(["tiny/full", "tiny/scratch"])].reset_index(drop=True)
+        assert len(tables[0])
+        pd.testing.assert_frame_equal(*tables)
+    assert set(first.units["model"]) == {"tiny/adapter", "tiny/full", "tiny/scratch"}
+    shown = [read_examples(tmp_path / name).failures for name in ("ours", "scored")]
+    assert [one.note for one in shown[0]][-1] == "worst session"
+    for mine, theirs_again in zip(*shown, strict=True):
+        assert (mine.units, mine.baseline) == (theirs_again.units, theirs_again.baseline)
+        np.testing.assert_array_equal(mine.rates, theirs_again.rates)
+        np.testing.assert_array_equal(mine.baseline_rates, theirs_again.baseline_rates)
     assert main(["report", str(tmp_path / "scored"), "--out", str(tmp_path / "page.html")]) == 0
     assert "whether the animals are held out is for whoever made them to say" in (tmp_path / "page.html").read_text()
     prediction = read_prediction(next(theirs.iterdir()))
@@ -134,6 +150,7 @@ def test_seeds_keep_their_own_prediction_files(runs: Path, synthetic_corpus: Cor
     assert not table.duplicated(["task", "model", "seed", "metric"]).any()
     names = sorted(path.name for path in (tmp_path / "out" / "predictions").glob("*tiny_adapter*"))
     assert [name[-6:] for name in names] == ["s0.npz", "s1.npz"]
+    assert [read_prediction(tmp_path / "out" / "predictions" / name).seed for name in names] == [0, 1]
     same = ["evaluate", str(runs / "new"), str(runs / "new"), "--corpus", str(synthetic_corpus.path)]
     assert main([*same, "--subjects", "animal03", "--tasks", "choice", "--out", str(tmp_path / "twice")]) == 2
 
@@ -161,11 +178,11 @@ def test_two_processes_and_a_resumed_one_write_the_same_rows(
         done.append(arguments[2])
         if len(done) == 2:
             raise KeyboardInterrupt
-        return rows_of(*arguments)
+        return scores_of(*arguments)
 
     with monkeypatch.context() as patch:
-        rows_of = held_out._session_rows
-        patch.setattr(held_out, "_session_rows", interrupted)
+        scores_of = held_out._session_scores
+        patch.setattr(held_out, "_session_scores", interrupted)
         with pytest.raises(KeyboardInterrupt):
             main([*command, str(tmp_path / "three")])
     assert not (tmp_path / "three" / "results.parquet").exists()

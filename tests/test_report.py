@@ -11,8 +11,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from eval.details import Details
 from eval.examples import (
     ConfusionExample,
     EmbeddingExample,
@@ -183,6 +185,50 @@ def make_examples(rng: np.random.Generator) -> Examples:
     return Examples(trials, [EmbeddingExample("trunk states, 3 principal components", points, labels)], confusions)
 
 
+def make_failures(rng: np.random.Generator) -> list[TrialExample]:
+    """The first trials once more, with a baseline beside the model."""
+    trials = make_examples(rng).trials
+    return [
+        replace(
+            t,
+            note=note,
+            units=t.units[4:],
+            counts=t.counts[..., 4:],
+            rates=t.rates[..., 4:],
+            baseline="GLM E2",
+            baseline_rates=0.8 * t.rates[..., 4:],
+            traces={},
+        )
+        for t, note in zip(trials, ("worst units", "worst session"))
+    ]
+
+
+def make_details(rng: np.random.Generator) -> Details:
+    """Forty units a session, of which the last is far below its baseline; calibrated choices; two conventions."""
+    about = [("luo2025", animal, session, "interleaved") for animal, names in SESSIONS.items() for session in names]
+    names = ["dataset", "subject", "session", "split"]
+    units, bins, others, tops = [], [], [], []
+    for place in about:
+        head = {**dict(zip(names, place)), "task": "encode"}
+        low = np.where(np.arange(40) == 39, -0.5, 0.01) + rng.normal(0, 1e-3, 40)
+        columns = {"unit": np.arange(40), "unit_id": [f"{place[2]}/{k}{HOSTILE}" for k in range(40)], "region": "M1"}
+        columns |= {"spikes": 400, "bps": 0.1 + low, "baseline": "GLM E2", "baseline_bps": 0.1}
+        units.append(pd.DataFrame({**head, "model": "foundation/adapter", "seed": 0, **columns}))
+        for kind, model in (("model", "foundation/adapter"), ("baseline", "GLM E2"), ("baseline", "ridge")):
+            p = (np.arange(10) + 0.5) / 10
+            line = {**head, "model": model, "kind": kind, "seed": 0}
+            if model != "ridge":
+                observed = rng.binomial(20, p) / 20
+                curve = {"predicted": p, "observed": observed, "number": 20}
+                bins.append(pd.DataFrame({**line, "task": "choice", **curve}))
+            if model != "ridge" or place[2] == "X046_b":
+                table = {"name": ["bps, pooled, train null", "bps, unit median, test null"], "value": [0.086, -1e-6]}
+                others.append(pd.DataFrame({**line, **table, "num_units": 40, "meaning": "Bits & pieces"}))
+        values = {"metric": ["psth_r2", "bps"], "value": [0.4, 0.1], "num_units": 40}
+        tops.append(pd.DataFrame({**head, **values}))
+    return Details(*(pd.concat(tables, ignore_index=True) for tables in (units, bins, others, tops)))
+
+
 def make_metrics(path: Path, rng: np.random.Generator, steps: int = 3000) -> None:
     lines, floor = [], rng.uniform(0.8, 1.0)
     for step in range(1, steps + 1, 5):
@@ -219,7 +265,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_metrics(folder / "run" / animal / "metrics.jsonl", rng, steps=400)
     (folder / "run" / "config.yaml").write_text("trunk:\n  width: 64   # <wide>\n", encoding="utf-8")
     write_results(folder / "results", make_rows(rng) + make_region_rows(rng), PROVENANCE)
-    write_examples(folder / "results", make_examples(rng))
+    write_examples(folder / "results", replace(make_examples(rng), failures=make_failures(rng)))
+    make_details(rng).write(folder / "results")
     return write_report(folder / "run", folder / "results", folder / "page" / "report.html")
 
 
@@ -276,7 +323,7 @@ def test_page_says_what_a_reader_needs(full: Path) -> None:
         "temporal, all trials",
         "interleaved, 16 trials",
         "Few trials",
-        "SD over seeds",
+        "SEM over seeds",
         "Poisson log-likelihood gain over the train mean",
         "array index only",
         "9f" * 32,
@@ -306,6 +353,34 @@ def test_verdicts_follow_from_the_rows(full: Path) -> None:
     assert total == claims + above + none + below == 4 * 6 + 2
     assert claims > 0
     assert below > 0
+
+
+def test_what_stands_behind_the_scores_is_shown(full: Path) -> None:
+    text = Page(full).text
+    for expected in ("Calibration", "Noise ceilings", "The same predictions under other conventions"):
+        assert text.count(expected) == 1, expected
+    failures = text[text.index("Where the model fails") :]
+    # The last unit of each session is below, and outweighs the others: 39 * .01 - .5 < 0.
+    assert "7 of 280 units and 7 of 7 sessions are below the baseline" in failures
+    assert failures.count("/39<script>") == 7
+    assert "oracle of condition and time" in text
+    assert re.search(r"bps, unit median, test null Bits & pieces 40 0\.0000 0\.0000", text)
+    figure = next(v for v in figures(full) if "predicted probability" in json.dumps(v))[0]
+    names = [trace["name"] for trace in figure["data"] if trace.get("showlegend") is None and "name" in trace]
+    assert names == ["foundation/adapter", "strongest baseline"]
+    rasters = next(v for v in figures(full) if len(v[0]["data"]) == 3 and v[0]["data"][0]["type"] == "heatmap")
+    model, baseline = rasters[0]["data"][1:]
+    assert (model["zmin"], model["zmax"]) == (baseline["zmin"], baseline["zmax"])
+
+
+def test_seeds_have_a_standard_error(tmp_path: Path) -> None:
+    rows = [r for r in make_rows(np.random.default_rng(5)) if (r.task, r.split) == ("encode", "interleaved")]
+    rows = [r for r in rows if not r.train_trials and r.metric == "bps"]
+    write_results(tmp_path, rows, {})
+    text = Page(write_report(tmp_path, tmp_path, tmp_path / "r.html")).text
+    means = [np.mean([r.value for r in rows if (r.model, r.seed) == ("foundation/adapter", k)]) for k in range(3)]
+    line = text[text.index("foundation/adapter model") :][:200]
+    assert f"7 3 ± {np.std(means, ddof=1) / np.sqrt(3):.4f}" in line
 
 
 def test_printed_mean_is_the_mean_of_the_rows(tmp_path: Path) -> None:
@@ -366,6 +441,7 @@ def test_missing_pieces_are_said_and_do_not_crash(tmp_path: Path) -> None:
         "no region rows",
         "No example trials",
         "No decoded traces",
+        "no unit or session can be called worst",
         "No embedding",
         "no metrics.jsonl",
         "No few-shot rows",
@@ -399,6 +475,11 @@ def test_examples_round_trip(tmp_path: Path) -> None:
         np.testing.assert_allclose(first.traces["evidence (clicks)"], second.traces["evidence (clicks)"], rtol=1e-6)
     np.testing.assert_array_equal(back.embeddings[0].labels["animal"], examples.embeddings[0].labels["animal"])
     np.testing.assert_array_equal(back.confusions[0].counts, examples.confusions[0].counts)
+    failing = make_failures(np.random.default_rng(2))
+    write_examples(tmp_path, Examples(failures=failing))
+    for first, second in zip(failing, read_examples(tmp_path).failures, strict=True):
+        assert (first.note, first.baseline, first.units) == (second.note, second.baseline, second.units)
+        np.testing.assert_allclose(first.baseline_rates, second.baseline_rates, rtol=1e-6)
     assert read_examples(tmp_path / "none") == Examples()
     (tmp_path / "examples.npz").write_bytes(b"PK broken")
     with pytest.raises(ValueError, match="not an examples file"):
@@ -411,10 +492,13 @@ def test_examples_that_do_not_fit_are_refused() -> None:
         TrialExample("s", "a", "m", 0.02, ["u", "v"], ["x", "y"], counts, counts)
     with pytest.raises(ValueError, match="without data"):
         TrialExample("s", "a", "m", 0.02, ["u"], [], np.zeros((0, 4, 1)), np.zeros((0, 4, 1)))
+    one = ("s", "a", "m", 0.02, ["u", "v"], ["x", "y", "x"])
     late = counts.copy()
     late[:, 3] = np.nan
     with pytest.raises(ValueError, match="end at different bins"):
-        TrialExample("s", "a", "m", 0.02, ["u", "v"], ["x", "y", "x"], counts, late)
+        TrialExample(*one, counts, late)
+    with pytest.raises(ValueError, match=r"rates of 'glm' \(3, 4, 1\), expected \(3, 4, 2\)"):
+        TrialExample(*one, counts, counts, baseline="glm", baseline_rates=counts[..., :1])
     with pytest.raises(ValueError, match="no label"):
         EmbeddingExample("e", np.zeros((5, 3)), {})
     with pytest.raises(ValueError, match=r"expected \(2, 2\)"):
@@ -473,7 +557,9 @@ def test_page_of_an_adaptation_shows_the_run_it_came_from(full: Path, tmp_path: 
         make_metrics(tmp_path / "new" / animal / "adapter.metrics.jsonl", rng, steps=200)
         (tmp_path / "new" / animal / "adapter").mkdir()
         (tmp_path / "new" / animal / "adapter" / "provenance.json").write_text(json.dumps({"base": str(pretrained)}))
-    page = write_report(tmp_path / "new", full.parents[1] / "results", tmp_path / "report.html")
+    rows = [r for r in make_rows(rng) if r.task == "choice" and r.metric == "auc" and not r.train_trials]
+    write_results(tmp_path / "results", rows, {})
+    page = write_report(tmp_path / "new", tmp_path / "results", tmp_path / "report.html")
     names = {trace.get("name") for variants in figures(page) for figure in variants for trace in figure["data"]}
     assert {"T249 adapter", "T264 adapter", "validation"} <= names
     assert "2,996 optimizer steps" in Page(page).text

@@ -14,4 +14,5 @@ STUDIES = {
     "planted_dynamics": "eval.studies.planted_dynamics",
     "planted_units": "eval.studies.planted_units",
     "unit_identity": "eval.studies.unit_identity",
+    "scaling": "eval.studies.scaling",
 }
