@@ -19,7 +19,6 @@ from eval.session_view import SessionView
 from eval.shared_filters import Moments, filtered, shared_filters
 from eval.trial_windows import WINDOW_SETS, window_rates
 from foundation.corpus import Corpus
-from foundation.splits import SplitName
 
 # Of so many sessions, evenly spaced: the filters are a few dozen numbers.
 MAX_SESSIONS = 24
@@ -41,7 +40,7 @@ class OtherSessions:
     corpus: Corpus
     recording_ids: tuple[str, ...]
     bin_size_s: float
-    split: SplitName
+    split: str
     fold: int
 
     @classmethod
