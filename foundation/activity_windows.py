@@ -31,7 +31,7 @@ class ActivityWindows:
         self._device = device
         self._before, self._after = receptive_field // 2, receptive_field - 1 - receptive_field // 2
         # Copied only where they have to be; PyTorch warns of arrays that cannot be written to.
-        self._activity = [torch.as_tensor(np.require(a, np.float32, "CW"), device=device) for a in activity]
+        self._activity = [torch.as_tensor(np.require(a, np.float32, ["C", "W"]), device=device) for a in activity]
         self._borders = [_borders(t) for t in trial]
         self.first = np.concatenate([[0], np.cumsum([len(a) for a in activity])])
 
