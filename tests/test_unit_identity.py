@@ -115,10 +115,14 @@ def test_units_are_recognized_at_another_time_in_a_population_never_seen() -> No
 def test_the_state_with_the_lowest_held_out_loss_is_kept() -> None:
     """At a rate far too high the later states are worse; what is kept has the best loss in the history."""
     populations = [population(seed=s) for s in range(2)]
-    given = config(optim=OptimConfig(lr=0.3, warmup_share=0.7), steps=24, validate_every=4)
-    model = UnitIdentity(given).fit(populations)
-    losses = [held_out for _, _, held_out in model.history]
-    best = int(np.argmin(losses))
+    # Training that diverges depends on the last bit, and so on the processor: at one of these the last state is worse.
+    for rate in (0.3, 0.5, 1.0, 3.0):
+        given = config(optim=OptimConfig(lr=rate, warmup_share=0.7), steps=24, validate_every=4)
+        model = UnitIdentity(given).fit(populations)
+        losses = [held_out for _, _, held_out in model.history]
+        best = int(np.argmin(losses))
+        if best < len(losses) - 1:
+            break
     assert best < len(losses) - 1
     looks = [
         draw_views(p[480:], given.views, np.random.default_rng([0, 1, k, draw]))
