@@ -15,15 +15,16 @@ from eval.baselines_decoding import ScalarFit, choice_in_time_fits, label_fits, 
 from eval.baselines_encoding import (
     RateFit,
     condition_psths,
-    cosmooth_fit,
     encoding_fits,
     encoding_nulls,
     forecast_fits,
+    neuron_fits,
     validation_loss,
 )
 from eval.predictions import LABEL_TASKS, RATE_TASKS, TRACE_PREFIX, VALUE_TASKS, Prediction, traced
-from eval.scoring import cosmooth_folds, target_rows
+from eval.scoring import target_rows
 from eval.session_view import SessionView
+from eval.unit_folds import UNIT_TASKS, held_out_units, unit_tasks
 
 # `baseline`: the inputs a model has in this task. `null`: fewer. `reference`: more; printed, never the one to beat.
 Kind = Literal["baseline", "null", "reference"]
@@ -31,7 +32,7 @@ Kind = Literal["baseline", "null", "reference"]
 # Tracks of the tasks that have several: what may be read at test time.
 TRACKS: dict[str, tuple[str, ...]] = {
     "encode": ("E1", "E2"),
-    "cosmooth": ("a", "b"),
+    **dict.fromkeys(UNIT_TASKS, ("a", "b")),
 }
 _TRACE_TRACKS = ("causal", "acausal")
 _NULLS = {
@@ -71,7 +72,7 @@ def tasks_of(view: SessionView) -> list[tuple[str, str]]:
     for name, covariate in view.row_covariates.items():
         if covariate.spec.kind == "continuous" and covariate.spec.role == "behavior" and covariate.observed.any():
             names.append(name if name == "evidence" else f"{TRACE_PREFIX}{name}")
-    names += [t for t in RATE_TASKS if t != "cosmooth" or len(view.unit) > 1]
+    names += [t for t in RATE_TASKS if t not in UNIT_TASKS or t in unit_tasks(view)]
     return [(task, track) for task in names for track in tracks_of(task)]
 
 
@@ -104,8 +105,8 @@ def run_baselines(view: SessionView, task: str, track: str = "") -> dict[str, Ba
             **encoding_nulls(view, to_end=to_end),
         }
         return {name: _of_rate(view, task, track, name, fit) for name, fit in fits.items()}
-    if task == "cosmooth":
-        return {name: _of_rate(view, task, track, name, fit) for name, fit in _cosmooth_fits(view, track).items()}
+    if task in UNIT_TASKS:
+        return {name: _of_rate(view, task, track, name, fit) for name, fit in _unit_fits(view, task, track).items()}
     if task == "forecast":
         return {name: _of_rate(view, task, track, name, fit) for name, fit in forecast_fits(view).items()}
     if task == "choice_t":
@@ -130,16 +131,17 @@ def strongest(baselines: dict[str, Baseline], kind: Kind = "baseline") -> str:
     return min(names, key=lambda name: baselines[name].validation_loss)
 
 
-def _cosmooth_fits(view: SessionView, track: str) -> dict[str, RateFit]:
+def _unit_fits(view: SessionView, task: str, track: str) -> dict[str, RateFit]:
     train = view.rows_in("train")
     mean = np.broadcast_to(view.counts[train].mean(axis=0, dtype=float), view.counts.shape)
     fits = {"train_mean": RateFit(mean, 0.0)}
     if track == "a":
-        fits["neurons"] = cosmooth_fit(view)
+        fits |= neuron_fits(view, task)
     else:
         fits["glm_alone"] = encoding_fits(view, to_end=True)["glm_ensemble"]
-        fits["neurons_on_glm"] = cosmooth_fit(view, np.log(np.maximum(fits["glm_alone"].rate, 1e-9)))
-    held = np.concatenate([fold.held_out for fold in cosmooth_folds(view)])
+        on_glm = neuron_fits(view, task, np.log(np.maximum(fits["glm_alone"].rate, 1e-9)))
+        fits |= {f"{name}_on_glm": fit for name, fit in on_glm.items()}
+    held = held_out_units(view, task)
     only = np.full(view.counts.shape, np.nan)
     out = {}
     for name, fit in fits.items():
@@ -157,7 +159,7 @@ def _kind(name: str) -> Kind:
 
 def _of_rate(view: SessionView, task: str, track: str, name: str, fit: RateFit) -> Baseline:
     rows = view.rows_in("test") & target_rows(view, task)
-    columns = np.flatnonzero(np.isfinite(fit.rate[rows]).all(axis=0)) if task == "cosmooth" else None
+    columns = np.flatnonzero(np.isfinite(fit.rate[rows]).all(axis=0)) if task in UNIT_TASKS else None
     rate = fit.rate[rows] if columns is None else fit.rate[rows][:, columns]
     prediction = Prediction.of_rates(view, task, name, rate, rows, columns=columns, track=track)
     return Baseline(prediction, _kind(name), fit.validation_loss)

@@ -20,7 +20,7 @@ from eval.baselines import Baseline, run_baselines, tasks_of
 from eval.examples import ConfusionExample
 from eval.leakage import leaks_of, refuse
 from eval.model_predictions import MODEL_TRACKS, predict_task
-from eval.predictions import traced, write_prediction
+from eval.predictions import RATE_TASKS, traced, write_prediction
 from eval.region_evaluation import region_rows
 from eval.report_examples import make_examples
 from eval.results import ResultRow, plain, write_results
@@ -136,12 +136,7 @@ def _session_rows(
     reader = WindowReader(corpus, adapted.model.channels, adapted.model.config.bin_size_s)
     shot = f"-k{used['train_trials']}-d{used['draw']}" if used["train_trials"] else ""
     seed = int(adapted.model.provenance.get("seed", 0))
-    targets = {c.spec.name for c in adapted.model.channels if c.is_target} | {
-        "choice_t",
-        "encode",
-        "cosmooth",
-        "forecast",
-    }
+    targets = {c.spec.name for c in adapted.model.channels if c.is_target} | {"choice_t", *RATE_TASKS}
     for task, track in tasks_of(view):
         answered = track in MODEL_TRACKS.get(task, (track,)) and (traced(task) or task) in targets
         if not answered or (tasks is not None and task not in tasks):

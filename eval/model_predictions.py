@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.predictions import LABEL_TASKS, Prediction, traced
-from eval.scoring import FORECAST_KNOWN, cosmooth_folds, target_rows
+from eval.predictions import LABEL_TASKS, RATE_TASKS, Prediction, traced
+from eval.scoring import FORECAST_KNOWN, target_rows
 from eval.session_view import SessionView
+from eval.unit_folds import UNIT_TASKS, unit_folds
 from foundation.decoder import decoded
 from foundation.model import FoundationModel
 from foundation.predict import hide_future, hide_units
 from foundation.readout import log_rates
 from foundation.sampling import Window, WindowReader
 
-# Tracks that a bidirectional model can answer honestly; E1 and co-smoothing from neurons alone are not offered.
-MODEL_TRACKS = {"encode": ("E2",), "cosmooth": ("b",)}
+# Tracks that a bidirectional model can answer honestly; E1 and units from units alone are not offered.
+MODEL_TRACKS = {"encode": ("E2",), **dict.fromkeys(UNIT_TASKS, ("b",))}
 
 
 def predict_task(
@@ -38,7 +39,7 @@ def predict_task(
     trials = view.trials_in("test", full=True)
     trials = trials[view.num_bins[trials] >= 1]
     windows = [trial_window(view, recording_id, int(m), int(view.num_bins[m])) for m in trials]
-    if task in ("encode", "cosmooth", "forecast"):
+    if task in RATE_TASKS:
         return _rates(model, reader, view, windows, trials, task, track, name)
     if task in LABEL_TASKS:
         logits = np.array([_logit(found[0]) for found in decoded(model, reader, windows, task)])
@@ -84,9 +85,10 @@ def _rates(
         mask[chosen] = True
         return Prediction.of_rates(view, task, name, np.exp(found[keep]), mask)
     columns, parts = [], []
-    for fold in cosmooth_folds(view):
+    for fold in unit_folds(view, task):
         hidden = np.ones(len(view.unit), bool)
-        hidden[view.unit[fold.inputs]] = False  # the held-out units and their twins, in the model's order
+        hidden[view.unit[fold.inputs]] = False  # all that the task does not let it read, in the model's order
+        # The read-out was fitted with random groups of units hidden, and is asked here with whole regions hidden too.
         found = np.concatenate(list(log_rates(model, reader, windows, "cosmooth", hide_units(hidden))))
         parts.append(found[:, view.unit[fold.held_out]])
         columns.append(fold.held_out)

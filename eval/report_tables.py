@@ -40,6 +40,8 @@ METRICS = {
 TASKS = {
     "encode": "Encoding: behavior to spikes",
     "cosmooth": "Co-smoothing: some neurons from the others",
+    "intra_region": "Within a region: some of its neurons from its others",
+    "inter_region": "Across regions: all neurons of a region from other regions",
     "forecast": "Forecasting: the end of a trial from its beginning",
     "choice": "Choice: right or left from spikes",
     "choice_t": "Choice in time: right or left from the spikes so far",

@@ -14,10 +14,10 @@ from eval import metrics
 from eval.predictions import LABEL_TASKS, RATE_TASKS, VALUE_TASKS, Prediction, traced
 from eval.psth import MIN_TRIALS, Cells, psth_r2_of_units
 from eval.session_view import SessionView
+from eval.unit_folds import UNIT_TASKS, held_out_units
 
 # Share of a trial's bins that forecasting may read, and the times after trial start at which choice is decoded.
 FORECAST_KNOWN = 0.8
-COSMOOTH_FOLDS, COSMOOTH_SHARE, COSMOOTH_TWIN = 5, 0.1, 0.2
 CHOICE_TIMES_S = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
@@ -65,36 +65,6 @@ def conditions(view: SessionView) -> np.ndarray:
     return found
 
 
-class CosmoothFold(NamedTuple):
-    """Columns of `view.counts`: `held_out` are predicted from `inputs`; their twins are in neither."""
-
-    held_out: np.ndarray
-    inputs: np.ndarray
-
-
-def cosmooth_folds(view: SessionView) -> list[CosmoothFold]:
-    """Five folds that each hold out another 10 % of the units, the first ones of the view's (random) order.
-
-    A unit whose counts correlate above 0.2 in absolute value with a held-out unit's, over the full train rows, is taken
-    from the inputs of that fold: the two may be one cell that the sorter split.
-    """
-    counts = view.counts[view.rows_in("train", full=True)].astype(float)
-    spread = counts.std(axis=0)
-    z = (counts - counts.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    correlation = np.abs(z.T @ z) / len(z)
-    num = max(1, round(COSMOOTH_SHARE * len(view.unit)))
-    folds = []
-    for k in range(COSMOOTH_FOLDS):
-        held = np.arange(k * num, min((k + 1) * num, len(view.unit)))
-        twin = (correlation[held] > COSMOOTH_TWIN).any(axis=0) if len(held) else np.zeros(len(view.unit), bool)
-        inputs = np.setdiff1d(np.flatnonzero(~twin), held)
-        if len(held) and len(inputs):
-            folds.append(CosmoothFold(held, inputs))
-    if not folds:
-        raise ValueError(f"{view.session}: {len(view.unit)} units are too few for co-smoothing; leave the session out")
-    return folds
-
-
 def score(prediction: Prediction, view: SessionView) -> dict[str, Score]:
     """Score a prediction on the test trials of a view.
 
@@ -139,8 +109,8 @@ def _score_rates(prediction: Prediction, view: SessionView) -> dict[str, Score]:
     train = view.counts[view.rows_in("train", full=True) & target]
     counts = view.counts[test].astype(float)
     keep = metrics.scored_units(train.sum(axis=0, dtype=float), counts.sum(axis=0))
-    if prediction.task == "cosmooth":
-        keep &= np.isin(np.arange(len(keep)), np.concatenate([fold.held_out for fold in cosmooth_folds(view)]))
+    if prediction.task in UNIT_TASKS:
+        keep &= np.isin(np.arange(len(keep)), held_out_units(view, prediction.task))
     if not keep.any():
         raise ValueError(f"{view.session}: no unit with enough spikes to be scored; leave the session out")
     rows = _find(prediction, _row_keys(view)[test], _file_keys(prediction), "row (trial, bin)")

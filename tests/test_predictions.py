@@ -12,8 +12,9 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 from eval import metrics
 from eval.predictions import Prediction, read_prediction, write_prediction
-from eval.scoring import conditions, cosmooth_folds, forecast_rows, score, target_rows
+from eval.scoring import conditions, forecast_rows, score, target_rows
 from eval.session_view import SessionView
+from eval.unit_folds import unit_folds
 from foundation.corpus import Corpus
 from foundation.recording import Covariate, CovariateSpec, Recording
 
@@ -230,7 +231,7 @@ def test_forecast_is_trained_and_scored_on_the_last_fifth(view: SessionView) -> 
 
 
 def test_cosmooth_folds_are_disjoint_and_without_twins(tiny_recording: TinyRecording, view: SessionView) -> None:
-    folds = cosmooth_folds(view)
+    folds = unit_folds(view, "cosmooth")
     held = np.concatenate([fold.held_out for fold in folds])
     assert len(folds) == 5
     assert len(np.unique(held)) == len(held) == 5 * round(0.1 * len(view.unit))
@@ -241,7 +242,7 @@ def test_cosmooth_folds_are_disjoint_and_without_twins(tiny_recording: TinyRecor
     units = np.concatenate([copy, np.ones((copy == 0).sum(), np.int32)])
     order = np.argsort(times, kind="stable")
     twins = SessionView.of(tiny_recording(spike_times=times[order], spike_units=units[order]))
-    for fold in cosmooth_folds(twins):
+    for fold in unit_folds(twins, "cosmooth"):
         held_out, inputs = set(twins.unit[fold.held_out]), set(twins.unit[fold.inputs])
         assert not held_out & inputs
         assert not (held_out & {0, 1} and inputs & {0, 1})
