@@ -12,7 +12,7 @@ import numpy as np
 
 from eval import metrics
 from eval.predictions import LABEL_TASKS, RATE_TASKS, VALUE_TASKS, Prediction, traced
-from eval.psth import MIN_TRIALS, Cells, psth_r2_of_units
+from eval.psth import MIN_TRIALS, Cells, given_the_sums, psth_r2_of_units, residuals
 from eval.session_view import SessionView
 from eval.unit_folds import UNIT_TASKS, held_out_units
 
@@ -70,7 +70,8 @@ def score(prediction: Prediction, view: SessionView) -> dict[str, Score]:
 
     Returns:
         Metric name -> value, convention, n; the first is the headline. Rate tasks: bps, bps_nlb, bps_unit, d2, d2_unit,
-        frac_units_positive, trial_r2, and psth_r2, psth_r2_weighted where the session has conditions. Label tasks:
+        frac_units_positive, trial_r2, and where the session has conditions psth_r2, psth_r2_weighted, and of single
+        trials beyond their condition within_d2, within_d2_unit, within_r2 (d2 is NeuroPaint's DFE). Label tasks:
         auc, balanced_accuracy, cross_entropy_bits; `choice_t`: their means over the decoding times, and the scores at
         each time. Value tasks: r2, r_squared; `evidence` also partial_r2.
 
@@ -133,6 +134,7 @@ def _score_rates(prediction: Prediction, view: SessionView) -> dict[str, Score]:
         "frac_units_positive": Score(float((per_unit > 0).mean()), "share of units with bps > 0", units),
         "trial_r2": _mean_r2(metrics.r2_of_columns(counts, rate), "R2 of counts in single trials and bins"),
         **_psth_scores(rate, counts, cells),
+        **_within_scores(rate, counts, cells),
     }
 
 
@@ -148,6 +150,26 @@ def _psth_scores(rate: np.ndarray, counts: np.ndarray, cells: Cells) -> dict[str
     return {
         "psth_r2": _mean_r2(each, what),
         "psth_r2_weighted": Score(weighted, f"{what}, units weighted by variance", int(np.isfinite(each).sum())),
+    }
+
+
+def _within_scores(rate: np.ndarray, counts: np.ndarray, cells: Cells) -> dict[str, Score]:
+    """What tells trials of one condition apart; empty where no condition has a spike to place."""
+    fires = cells.sums(counts).sum(axis=0) > 0
+    if not fires.any():
+        return {}
+    rate, counts = rate[:, fires], counts[:, fires]
+    fitted, truth, null = given_the_sums(rate, counts, cells)
+    what = (
+        f"deviance explained within cells of {MIN_TRIALS} or more test trials with equal categorical trial covariates, "
+        "each bin apart, the spikes of a cell given, null all its trials alike"
+    )
+    each = metrics.d2_of_units(fitted, truth, null)
+    r2 = metrics.r2_of_columns(residuals(counts, cells), residuals(rate, cells))
+    return {
+        "within_d2": Score(metrics.d2(fitted, truth, null), f"{what}, pooled units", int(truth.sum())),
+        "within_d2_unit": Score(float(each.mean()), f"{what}, mean over units", len(each)),
+        "within_r2": _mean_r2(r2, "R2 of counts in single trials and bins, both less the means of those cells"),
     }
 
 
