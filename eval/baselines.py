@@ -6,12 +6,21 @@ by validation loss alone; nothing here looks at a test trial.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from eval.baselines_decoding import ScalarFit, choice_in_time_fits, label_fits, trace_fits, value_fits
+from eval.baselines_decoding import (
+    ScalarFit,
+    choice_in_time_fits,
+    label_fit,
+    label_fits,
+    trace_fit,
+    trace_fits,
+    value_fit,
+    value_fits,
+)
 from eval.baselines_encoding import (
     RateFit,
     condition_psths,
@@ -21,13 +30,15 @@ from eval.baselines_encoding import (
     neuron_fits,
     validation_loss,
 )
+from eval.controls import broken_sessions
 from eval.predictions import LABEL_TASKS, RATE_TASKS, TRACE_PREFIX, VALUE_TASKS, Prediction, traced
 from eval.scoring import target_rows
 from eval.session_view import SessionView
 from eval.unit_folds import UNIT_TASKS, held_out_units, unit_tasks
 
 # `baseline`: the inputs a model has in this task. `null`: fewer. `reference`: more; printed, never the one to beat.
-Kind = Literal["baseline", "null", "reference"]
+# `control`: a baseline on a session broken on purpose; listed with the nulls, never the one to beat either.
+Kind = Literal["baseline", "null", "reference", "control"]
 
 # Tracks of the tasks that have several: what may be read at test time.
 TRACKS: dict[str, tuple[str, ...]] = {
@@ -54,13 +65,15 @@ class Baseline:
 
     Attributes:
         prediction: Test rows; `prediction.model` is the name.
-        kind: `baseline`, `null` or `reference`.
+        kind: `baseline`, `null`, `reference` or `control`.
         validation_loss: On the validation trials, lower is better; comparable within a task and track only.
+        session: What a control is fitted and scored on; None: the session itself.
     """
 
     prediction: Prediction
     kind: Kind
     validation_loss: float
+    session: SessionView | None = None
 
 
 def tasks_of(view: SessionView) -> list[tuple[str, str]]:
@@ -90,7 +103,7 @@ def run_baselines(view: SessionView, task: str, track: str = "") -> dict[str, Ba
         track: One of `tracks_of(task)`.
 
     Returns:
-        By name; score each with `eval.scoring.score(baseline.prediction, view)`.
+        By name; score each with `eval.scoring.score(baseline.prediction, baseline.session or view)`.
 
     Raises:
         ValueError: A task or track that this session does not have.
@@ -113,10 +126,23 @@ def run_baselines(view: SessionView, task: str, track: str = "") -> dict[str, Ba
         return {n: _of_rows(view, task, track, n, "logit", fit) for n, fit in choice_in_time_fits(view).items()}
     if (name := traced(task)) is not None:
         fits_of_rows = trace_fits(view, name, causal=track == "causal")
-        return {name: _of_rows(view, task, track, name, "value", fit) for name, fit in fits_of_rows.items()}
-    if task in VALUE_TASKS:
-        return {name: _of_trials(view, task, name, "value", fit) for name, fit in value_fits(view, task).items()}
-    return {name: _of_trials(view, task, name, "logit", fit) for name, fit in label_fits(view, task).items()}
+        return {
+            **{key: _of_rows(view, task, track, key, "value", fit) for key, fit in fits_of_rows.items()},
+            **{
+                key: _control(_of_rows(v, task, track, key, "value", trace_fit(v, name, causal=track == "causal")), v)
+                for key, v in broken_sessions(view, name).items()
+            },
+        }
+    fits_of_trials, alone, field = (
+        (value_fits, value_fit, "value") if task in VALUE_TASKS else (label_fits, label_fit, "logit")
+    )
+    return {
+        **{key: _of_trials(view, task, key, field, fit) for key, fit in fits_of_trials(view, task).items()},
+        **{
+            key: _control(_of_trials(v, task, key, field, alone(v, task)), v)
+            for key, v in broken_sessions(view, task).items()
+        },
+    }
 
 
 def strongest(baselines: dict[str, Baseline], kind: Kind = "baseline") -> str:
@@ -149,6 +175,10 @@ def _unit_fits(view: SessionView, task: str, track: str) -> dict[str, RateFit]:
         rate[:, held] = fit.rate[:, held]
         out[name] = RateFit(rate, validation_loss(view, rate, units=held))
     return out
+
+
+def _control(one: Baseline, session: SessionView) -> Baseline:
+    return replace(one, kind="control", session=session)
 
 
 def _kind(name: str) -> Kind:

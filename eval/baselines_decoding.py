@@ -123,19 +123,33 @@ def _best_windows(
     return best
 
 
+def label_fit(view: SessionView, name: str) -> ScalarFit:
+    """`logistic` of `label_fits` alone."""
+    return _best_windows(view, *_labels(view, name))[0]
+
+
 def value_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
     """Values `(M,)` of a continuous trial-scope covariate: `ridge` (spikes) and the null `train_mean`."""
-    covariate = view.trial_covariates[name]
-    target = covariate.values.astype(float)
-    train, val = (t[covariate.observed[t]] for t in (view.trials_in("train"), view.trials_in("val")))
+    target, train, val = _values(view, name)
     mean = np.full(len(target), target[train].mean())
+    loss = float(np.mean((mean[val] - target[val]) ** 2))
+    return {"train_mean": ScalarFit(mean, loss), "ridge": value_fit(view, name)}
+
+
+def value_fit(view: SessionView, name: str) -> ScalarFit:
+    """`ridge` of `value_fits` alone."""
+    target, train, val = _values(view, name)
     fits = [
         ridge(standardize(window_rates(view, windows), train), target, train, val) for windows in WINDOW_SETS.values()
     ]
-    return {
-        "train_mean": ScalarFit(mean, float(np.mean((mean[val] - target[val]) ** 2))),
-        "ridge": min(fits, key=lambda fit: fit.validation_loss),
-    }
+    return min(fits, key=lambda fit: fit.validation_loss)
+
+
+def _values(view: SessionView, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values `(M,)`, and the train and val trials that have one."""
+    covariate = view.trial_covariates[name]
+    train, val = (t[covariate.observed[t]] for t in (view.trials_in("train"), view.trials_in("val")))
+    return covariate.values.astype(float), train, val
 
 
 def choice_in_time_fits(view: SessionView) -> dict[str, ScalarFit]:
@@ -178,11 +192,7 @@ def trace_fits(view: SessionView, name: str, *, causal: bool) -> dict[str, Scala
     The nulls are `time` (time in trial) and `true_choice_by_time`; acausal also the baselines `decoded_choice_by_time`
     and `ridge_with_decoded_choice`, whose choice is read from the spikes of the whole trial.
     """
-    behavior = view.row_covariates[name]
-    target = behavior.values[:, 0].astype(float)
-    train, val = view.rows_in("train") & behavior.observed, view.rows_in("val") & behavior.observed
-    time = hats(view.time_s, np.linspace(view.bin_size_s, float(view.time_s[train].max()), 8))
-    neural = np.concatenate([standardize(_lagged_counts(view, causal), train), 3 * time], axis=1)
+    target, train, val, time, neural = _trace_design(view, name, causal)
     fits = {"time": ridge(time, target, train, val), "ridge": ridge(neural, target, train, val)}
     if "choice" in view.trial_covariates:
         # A few columns on thousands of rows need no shrinking, and a shrunken null would be an easy one.
@@ -193,6 +203,23 @@ def trace_fits(view: SessionView, name: str, *, causal: bool) -> dict[str, Scala
         fits["decoded_choice_by_time"] = ridge(np.concatenate([3 * time, decoded], axis=1), target, train, val)
         fits["ridge_with_decoded_choice"] = ridge(np.concatenate([neural, decoded], axis=1), target, train, val)
     return fits
+
+
+def trace_fit(view: SessionView, name: str, *, causal: bool) -> ScalarFit:
+    """`ridge` of `trace_fits` alone."""
+    target, train, val, _, neural = _trace_design(view, name, causal)
+    return ridge(neural, target, train, val)
+
+
+def _trace_design(
+    view: SessionView, name: str, causal: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Target, train and val rows, hats of the time in trial, and lagged counts beside them."""
+    behavior = view.row_covariates[name]
+    train, val = view.rows_in("train") & behavior.observed, view.rows_in("val") & behavior.observed
+    time = hats(view.time_s, np.linspace(view.bin_size_s, float(view.time_s[train].max()), 8))
+    neural = np.concatenate([standardize(_lagged_counts(view, causal), train), 3 * time], axis=1)
+    return behavior.values[:, 0].astype(float), train, val, time, neural
 
 
 def _lagged_counts(view: SessionView, causal: bool) -> np.ndarray:

@@ -151,7 +151,8 @@ def _session_rows(
         label = f"{view.session}-{task}{track}-{view.split}{shot}"
         write_prediction(out / "predictions" / f"{label}-{_safe(adapted.name)}-s{seed}.npz", prediction)
         for name, one in classical.items() if is_new else ():
-            if one.kind != "reference":
+            # What a control predicts is of another session.
+            if one.kind not in ("reference", "control"):
                 write_prediction(out / "predictions" / f"{label}-{_safe(name)}.npz", one.prediction)
         yield from task_rows(
             view,

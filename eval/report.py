@@ -22,7 +22,7 @@ from eval.examples import Examples, read_examples
 from eval.report_figures import adaptation_curves, figure_html, template, to_json, training_curves
 from eval.report_tables import table
 from eval.report_tasks import Section, task_section, tasks, verdict
-from eval.results import read_results
+from eval.results import UNIT_PROBES, read_results
 from foundation.durable import write_atomic
 
 _NOT_TERMS = {"step", "split", "loss", "lr", "windows_per_s", "epoch", "elapsed_s", "grad_norm", "windows"}
@@ -88,7 +88,7 @@ def _header(title: str, rows: pd.DataFrame, provenance: dict[str, Any]) -> str:
     animals = [a for a in dict.fromkeys(rows["subject"]) if a != "all"]
     facts = {"held_out_subjects": animals, **provenance}
     lines = [f"<dt>{name}</dt><dd>{_value(facts[key])}</dd>" for key, name in _FACTS.items() if key in facts]
-    scored = rows[~rows["task"].str.startswith("region")]
+    scored = rows[~rows["task"].str.startswith(UNIT_PROBES)]
     sessions = scored["session"].nunique()
     lines.append(
         f"<dt>scored</dt><dd>{sessions} sessions, {rows['task'].nunique()} tasks, {len(rows)} result rows</dd>"

@@ -49,7 +49,9 @@ TASKS = {
     "choice": "Choice: right or left from spikes",
     "choice_t": "Choice in time: right or left from the spikes so far",
     "evidence": "Evidence: accumulated clicks from spikes",
-    "region": "Regions: where a unit sits, in an animal never seen",
+    "region": "Regions: where a unit sits",
+    "cell_type": "Cell types: what a unit is",
+    "session_identity": "Session identity: a leak meter, best at 0.5",
 }
 
 

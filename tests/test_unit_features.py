@@ -10,6 +10,7 @@ import pytest
 
 from data_recipes.luo2025 import read
 from eval import probes
+from eval.probe_fits import fit_logistic
 from eval.region_evaluation import aligned
 from eval.unit_features import rate_only, trial_counts, unit_features
 from foundation.recording import Covariate, CovariateSpec, Recording, RecordingInfo
@@ -134,7 +135,7 @@ def test_no_usable_trial_is_an_error():
 
 @pytest.mark.real
 def test_real_regions_beat_their_nulls(real_data, monkeypatch):
-    monkeypatch.setattr(probes, "PROBES", {"logistic": probes.fit_logistic})
+    monkeypatch.setattr(probes, "PROBES", {"logistic": fit_logistic})
     vectors, units, rates, subjects = {}, {}, {}, {}
     paths = [path for rat in ("T219", "T240") for path in sorted((real_data / "luo2025").glob(f"{rat}_*.mat"))[:4]]
     for path in paths:
