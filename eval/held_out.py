@@ -16,6 +16,7 @@ from typing import Any
 
 import foundation
 from eval.adapted import Adapted, ProvenanceError, breaches, find_models, view_of
+from eval.area_states import predict_area
 from eval.baselines import Baseline, run_baselines, tasks_of
 from eval.examples import ConfusionExample
 from eval.leakage import leaks_of, refuse
@@ -147,9 +148,13 @@ def _session_rows(
         if is_new:
             fitted[key] = run_baselines(view, task, track)
         classical = fitted.get(key, {})
-        prediction = predict_task(adapted.model, reader, recording_id, view, task, track, adapted.name)
+        predictions = [predict_task(adapted.model, reader, recording_id, view, task, track, adapted.name)]
+        if task == "inter_region":
+            states = f"{adapted.name}, GLM on states"
+            predictions.append(predict_area(adapted.model, reader, recording_id, view, states))
         label = f"{view.session}-{task}{track}-{view.split}{shot}"
-        write_prediction(out / "predictions" / f"{label}-{_safe(adapted.name)}-s{seed}.npz", prediction)
+        for mine in predictions:
+            write_prediction(out / "predictions" / f"{label}-{_safe(mine.model)}-s{seed}.npz", mine)
         for name, one in classical.items() if is_new else ():
             # What a control predicts is of another session.
             if one.kind not in ("reference", "control"):
@@ -157,9 +162,9 @@ def _session_rows(
         yield from task_rows(
             view,
             adapted.subject,
-            [prediction],
+            predictions,
             classical,
-            seeds=[seed],
+            seeds=[seed] * len(predictions),
             few_shot=(int(used["train_trials"]), int(used["draw"])),
             list_baselines=is_new,
         )

@@ -22,9 +22,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from eval.probe_table import MIN_UNITS_AVERAGED, ProbeTable, frequent_regions
 
-# Inverse penalties, strongest first, and the one where none can be chosen.
-_STRENGTHS = {"logistic": (1e-3, 1e-2, 1e-1, 1.0), "mlp": (1e-2, 1e-1, 1.0)}
-DEFAULT_STRENGTH = 0.1
+# Inverse penalties, strongest first, and those where none can be chosen.
+_STRENGTHS, _MLP_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0), (0.1, 1.0, 10.0)
+DEFAULT_STRENGTH, _DEFAULT_MLP_STRENGTH = 0.1, 1.0
 # The network is costly: its penalty is chosen on so many of the inner folds.
 _MLP_FOLDS, _MLP_WIDTH = 3, 32
 Folds = list[tuple[np.ndarray, np.ndarray]]
@@ -37,7 +37,7 @@ def fit_logistic(train: ProbeTable, seed: int = 0) -> ClassifierMixin:
     similar animals and lose on one that differs. Where fewer than two training animals are large enough to be left out,
     sessions are left out in five folds instead; where that fails too, C is 0.1.
     """
-    return _chosen(train, inner_folds(train), _linear, _STRENGTHS["logistic"], seed)
+    return _chosen(train, inner_folds(train), _linear, _STRENGTHS, DEFAULT_STRENGTH, seed)
 
 
 def fit_mlp(train: ProbeTable, seed: int = 0) -> ClassifierMixin:
@@ -45,7 +45,7 @@ def fit_mlp(train: ProbeTable, seed: int = 0) -> ClassifierMixin:
 
     Full-batch L-BFGS, as the sets are small; classes weigh alike.
     """
-    return _chosen(train, inner_folds(train)[:_MLP_FOLDS], _mlp, _STRENGTHS["mlp"], seed)
+    return _chosen(train, inner_folds(train)[:_MLP_FOLDS], _mlp, _MLP_STRENGTHS, _DEFAULT_MLP_STRENGTH, seed)
 
 
 def fit_forest(train: ProbeTable, seed: int = 0) -> ClassifierMixin:
@@ -108,11 +108,12 @@ def _chosen(
     folds: Folds,
     fit: Callable[[np.ndarray, np.ndarray, float, int], ClassifierMixin],
     strengths: tuple[float, ...],
+    default: float,
     seed: int,
 ) -> ClassifierMixin:
     """A fit with the first of `strengths` whose macro-F1 over the folds is within one standard error of the best."""
     if len(folds) < 2:
-        return fit(train.features, train.region, DEFAULT_STRENGTH, seed)
+        return fit(train.features, train.region, default, seed)
     scores = []
     for strength in strengths:
         fold_scores = []

@@ -12,7 +12,14 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from eval import probes
 from eval.probe_fits import fit_forest, fit_logistic, fit_mlp
 from eval.probe_table import ProbeTable, derive_groups, group_folds, probe_table
-from eval.probes import predict_folds, predict_known_animals, probe_regions, score_folds, with_neighbors
+from eval.probes import (
+    predict_folds,
+    predict_known_animals,
+    probe_regions,
+    score_folds,
+    transductive_folds,
+    with_neighbors,
+)
 from eval.region_scores import RegionPrediction, macro_f1_of_draws, score_regions
 from eval.session_identity import session_identity
 
@@ -246,12 +253,14 @@ def test_known_animals_are_another_question():
         vectors[key] = rng.normal(size=(40, 6))
         vectors[key][:, "ABCD".index(animal)] += np.where(region == "p", 2.0, -2.0)
         units[key] = pd.DataFrame({"region": region})
-    rates = {key: rng.gamma(2.0, 2.0, 40) for key in SESSIONS}
-    scores = probe_regions(vectors, units, SESSIONS, rates=rates, groups=[["A", "B", "C", "D"]]).scores
-    scores = scores[(scores["input"] == "features") & (scores["reading"] == "single")].set_index("protocol")
-    assert set(scores.loc["transductive", "subject"]) == set("ABCD")
-    assert scores.loc["transductive", "balanced_accuracy"].min() > 0.75
-    assert scores.loc["group", "balanced_accuracy"].mean() < 0.62
+    table = probe_table(vectors, units, SESSIONS)
+    folds = transductive_folds(table)
+    assert [fold.test for fold in folds] == [("A",), ("B",), ("C",), ("D",)]
+    known = score_folds(predict_known_animals(table, folds[0].classes, fit_logistic), table, folds)
+    assert min(row["balanced_accuracy"] for row, _ in known) > 0.75
+    folds = group_folds(table, [["A", "B", "C", "D"]])
+    never_seen = score_folds(predict_folds(table, folds, fit_logistic), table, folds)
+    assert np.mean([row["balanced_accuracy"] for row, _ in never_seen]) < 0.62
 
 
 def test_known_animals_are_predicted_unit_by_unit_from_others():
@@ -284,7 +293,7 @@ def test_known_animals_are_predicted_unit_by_unit_from_others():
 def test_neighbors_on_the_probe_are_averaged():
     """Against a loop; on another probe, farther than 60 um, or at an unknown depth nobody is a neighbor."""
     rng = np.random.default_rng(0)
-    depth = rng.permutation(np.arange(20) * 17.0)
+    depth = rng.uniform(0, 300, 20)
     depth[4] = np.nan
     probe = np.where(np.arange(20) % 4 == 0, "x", "y")
     prob = rng.random((20, 3))
@@ -292,24 +301,23 @@ def test_neighbors_on_the_probe_are_averaged():
     places = {("s", int(unit)): (depth[i], probe[i]) for i, unit in enumerate(prediction.unit)}
     found = with_neighbors(prediction, places).prob
     for i in range(20):
-        near = sorted((abs(depth[j] - depth[i]), j) for j in range(20) if probe[j] == probe[i])
+        near = sorted((abs(depth[j] - depth[i]), j) for j in range(20) if probe[j] == probe[i] and j != 4)
         rows = [j for distance, j in near if distance <= 60][:5] if i != 4 else [4]
         np.testing.assert_allclose(found[i], prob[rows].mean(axis=0))
 
 
-def test_regions_in_bands_of_depth_are_read_better_with_neighbors():
-    vectors, units, rates = planted(effect=0.4, num=60)
-    assert set(probe_regions(vectors, units, SESSIONS, rates=rates, groups=[["A", "B"]]).scores["reading"]) == {
-        "single"
-    }
+def test_regions_in_bands_of_depth_are_read_better_with_neighbors(monkeypatch):
+    monkeypatch.setattr(probes, "session_identity", lambda table, seed: pd.DataFrame())
+    everything = planted(effect=0.4, num=60)
+    vectors, units, rates = ({key: value for key, value in of.items() if key[4] in "AB"} for of in everything)
     for key, table in units.items():
         table["unit_id"] = [f"{key}/probe0/{i}" for i in range(60)]
         table["depth_um"] = 20.0 * np.arange(60)
     scores = probe_regions(vectors, units, SESSIONS, rates=rates, groups=[["A", "B"]]).scores
     mean = scores[scores["input"] == "features"].groupby(["protocol", "reading"])["macro_f1"].mean()
     assert mean["group", "multi"] > mean["group", "single"] + 0.05
-    with_rate = scores[(scores["input"] == "rate only") & (scores["protocol"] == "group")]
-    assert abs(with_rate["balanced_accuracy"].mean() - 0.5) < 0.1
+    noise = scores[(scores["input"] == "rate only") & (scores["protocol"] == "group")]
+    assert abs(noise["balanced_accuracy"].mean() - 0.5) < 0.15
 
 
 def test_errors_name_the_recording_and_the_cure():

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from eval import model_predictions
+from eval import area_states, model_predictions
 from eval.baselines import run_baselines, strongest, tasks_of
-from eval.baselines_encoding import RateFit, neuron_fits
+from eval.baselines_encoding import RateFit, neuron_fits, poisson_glm
+from eval.design import standardize
 from eval.metrics import pooled_bits_per_spike
 from eval.scoring import score
 from eval.session_view import SessionView
@@ -19,6 +21,7 @@ from eval.unit_folds import held_out_units, permuted_regions, unit_folds, unit_t
 from foundation.corpus import Corpus
 from foundation.masking import window_shapes
 from foundation.recording import Recording
+from foundation.splits import NO_ROLE
 
 if TYPE_CHECKING:
     from tests.conftest import World
@@ -205,3 +208,28 @@ def test_models_see_the_inputs_of_each_fold_and_nothing_else(
     np.testing.assert_allclose(found.arrays["rate"], np.tile(found.arrays["unit"] + 1.0, (len(found.arrays["bin"]), 1)))
     assert set(found.arrays["unit"]) == set(view.unit[held_out_units(view, task)])
     assert np.isfinite(score(found, view)["bps"].value)
+
+
+def test_areas_are_read_from_states_that_do_not_see_them(
+    world: World, view: SessionView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The masks are those of the folds; with known states the rates are those of the ridge fitted to them."""
+    key, masks = "synthetic/animal03_0", []
+    few = replace(view, region=np.where(np.isin(view.region, ("MOs", "TH")), view.region, ""))
+    known = np.stack([np.sin(view.clock_s), np.sqrt(view.counts[:, 0])], axis=1)
+
+    def fake(model: Any, reader: Any, windows: list[Any], hide: Any) -> Iterator[Any]:
+        masks.append(hide(window_shapes(reader.batch(windows[:1]), world.channels)[0]).units)
+        for window in windows:
+            rows = view.trial == window.row
+            assert window.num_bins == rows.sum()
+            yield SimpleNamespace(states=known[rows])
+
+    monkeypatch.setattr(area_states, "answers", fake)
+    found = area_states.predict_area(None, world.reader, key, few, "m")  # type: ignore[arg-type]
+    folds = unit_folds(few, "inter_region")
+    assert [set(np.flatnonzero(~mask)) for mask in masks] == [set(few.unit[fold.inputs]) for fold in folds]
+    features = np.where((few.roles != NO_ROLE)[few.trial][:, None], known, 0)
+    expected = poisson_glm(few, standardize(features, few.rows_in("train")), units=folds[0].held_out)
+    np.testing.assert_allclose(found.arrays["rate"][:, : len(folds[0].held_out)], expected.rate[few.rows_in("test")])
+    assert np.isfinite(score(found, few)["d2"].value)
