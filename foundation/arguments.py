@@ -184,5 +184,5 @@ def _baselines(p: argparse.ArgumentParser) -> None:
         choices=("none", "quick", "standard", "all"),
         default="standard",
         help="quick: without networks; standard: with one per label and behavior; all: with a sequential VAE of the "
-        "spikes, too, which doubles the cost (default: standard)",
+        "spikes, which doubles the cost, and decoders that borrow from pretraining sessions (default: standard)",
     )
