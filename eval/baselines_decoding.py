@@ -84,6 +84,11 @@ def _factors(view: SessionView) -> list[np.ndarray]:
     return list(factor_scores(recent, view.rows_in("train")))
 
 
+def label_fit(view: SessionView, name: str) -> ScalarFit:
+    """`logistic` of `label_fits` alone."""
+    return _best_windows(view, *labels_of(view, name))[0]
+
+
 def value_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
     """Values `(M,)` of a continuous trial-scope covariate, and the null `train_mean`.
 
@@ -91,17 +96,25 @@ def value_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
     """
     target, train, val = values_of(view, name)
     mean = np.full(len(target), target[train].mean())
-    rates = [window_rates(view, windows) for windows in WINDOW_SETS.values()]
     return {
         "train_mean": ScalarFit(mean, float(np.mean((mean[val] - target[val]) ** 2))),
-        "ridge": _least(ridge(standardize(rate, train), target, train, val) for rate in rates),
+        "ridge": value_fit(view, name),
         "factor_ridge": _least(
             ridge(standardize(window_means(view, factors, windows), train), target, train, val)
             for factors in _factors(view)
             for windows in WINDOW_SETS.values()
         ),
-        "nearest_neighbors": _least(nearest_value(rate, target, train, val) for rate in rates),
+        "nearest_neighbors": _least(
+            nearest_value(window_rates(view, windows), target, train, val) for windows in WINDOW_SETS.values()
+        ),
     }
+
+
+def value_fit(view: SessionView, name: str) -> ScalarFit:
+    """`ridge` of `value_fits` alone."""
+    target, train, val = values_of(view, name)
+    rates = (standardize(window_rates(view, windows), train) for windows in WINDOW_SETS.values())
+    return _least(ridge(rate, target, train, val) for rate in rates)
 
 
 def choice_in_time_fits(view: SessionView) -> dict[str, ScalarFit]:
@@ -202,6 +215,12 @@ def trace_fits(view: SessionView, name: str, *, causal: bool) -> dict[str, Scala
         fits["decoded_choice_by_time"] = ridge(np.concatenate([3 * time, decoded], axis=1), target, train, val)
         fits["ridge_with_decoded_choice"] = ridge(np.concatenate([neural, decoded], axis=1), target, train, val)
     return fits
+
+
+def trace_fit(view: SessionView, name: str, *, causal: bool) -> ScalarFit:
+    """`ridge` of `trace_fits` alone."""
+    inputs = trace_inputs(view, name, causal=causal)
+    return ridge(inputs.neural, inputs.target, inputs.train, inputs.val)
 
 
 def _lagged_counts(view: SessionView, causal: bool) -> np.ndarray:

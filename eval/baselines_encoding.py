@@ -21,8 +21,9 @@ from eval.design import (
     window_mean,
     window_sum,
 )
-from eval.scoring import cosmooth_folds, forecast_rows, known_bins
+from eval.scoring import forecast_rows, known_bins
 from eval.session_view import SessionView
+from eval.unit_folds import unit_folds
 from foundation.poisson_ridge import choose_penalty, log_rate
 
 PENALTIES = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
@@ -122,20 +123,31 @@ def psth(view: SessionView, condition: np.ndarray | None = None) -> RateFit:
     return min(fits, key=lambda fit: fit.validation_loss)
 
 
-def reduced_rank(view: SessionView, task: np.ndarray, drift: np.ndarray, weights: np.ndarray) -> RateFit:
-    """The GLM with its task part confined to a few shared time courses; rank by validation.
+def reduced_rank(
+    view: SessionView,
+    shared: np.ndarray,
+    own: np.ndarray,
+    weights: np.ndarray,
+    *,
+    units: np.ndarray | None = None,
+    offset: np.ndarray | None = None,
+) -> RateFit:
+    """A GLM with a part of its features confined to a few time courses that units share; rank by validation.
 
-    The time courses are the leading singular vectors of the full GLM's task log-rate, units weighted by the square root
-    of their rate (the precision of a log-rate); on them and on drift the units are fitted anew.
+    The time courses are the leading singular vectors of the full GLM's log-rate by `shared`, units weighted by the
+    square root of their rate (the precision of a log-rate); on them and on `own` the units are fitted anew.
 
     Args:
         view: The session.
-        task: `(R, F)` features of the full GLM.
-        drift: `(R, K)` features, which keep full rank.
-        weights: `(F, U)` of the full GLM for `task`.
+        shared: `(R, F)` features of the full GLM, such as those of the task.
+        own: `(R, K)` features, which keep full rank, such as drift.
+        weights: `(F, U)` of the full GLM for `shared`.
+        units: Columns of the counts to predict; all by default.
+        offset: `(R, U)` log-rate.
     """
     train = view.rows_in("train")
-    log_rates = (task @ weights) * np.sqrt(view.counts[train].mean(axis=0, dtype=float))
+    counts = view.counts if units is None else view.counts[:, units]
+    log_rates = (shared @ weights) * np.sqrt(counts[train].mean(axis=0, dtype=float))
     directions = np.linalg.svd(log_rates[train] - log_rates[train].mean(axis=0), full_matrices=False)[2]
     fits: list[RateFit] = []
     for rank in RANKS:
@@ -144,7 +156,7 @@ def reduced_rank(view: SessionView, task: np.ndarray, drift: np.ndarray, weights
         course = log_rates @ directions[:rank].T
         course = (course - course[train].mean(axis=0)) / max(float(course[train, 0].std()), 1e-9)
         # 4 puts the first time course on the scale of a whole block of task features.
-        fits.append(poisson_glm(view, np.concatenate([4 * course, drift], axis=1)))
+        fits.append(poisson_glm(view, np.concatenate([4 * course, own], axis=1), units=units, offset=offset))
         if len(fits) > 1 and fits[-1].validation_loss > fits[-2].validation_loss:
             break
     return min(fits, key=lambda fit: fit.validation_loss)
@@ -193,33 +205,39 @@ def condition_psths(view: SessionView) -> dict[str, RateFit]:
     }
 
 
-def cosmooth_fit(view: SessionView, offset: np.ndarray | None = None) -> RateFit:
-    """Counts of held-out units from the other units' counts of the same trial, t-5 .. t+5, fold by fold.
+def neuron_fits(view: SessionView, task: str, offset: np.ndarray | None = None) -> dict[str, RateFit]:
+    """Counts of held-out units from counts of others in the same trial, t-5 .. t+5, fold by fold of `eval.unit_folds`.
+
+    `neurons` is a ridge; in tasks of regions `reduced_rank` reads the same through a few time courses that the held-out
+    units share.
 
     Args:
         view: The session.
+        task: One of `eval.unit_folds.UNIT_TASKS`.
         offset: `(R, U)` log-rate of an encoding model: track (b). None: neurons only, track (a).
 
     Returns:
         Rates of all units; those of units in no fold are NaN and are not to be written.
     """
+    names = ("neurons",) if task == "cosmooth" else ("neurons", "reduced_rank")
     train = view.rows_in("train")
     first = view.first_row()[view.trial]
     last = first + view.num_bins[view.trial] - 1
     counts = np.sqrt(view.counts.astype(float))
     windows = np.stack([window_mean(counts, first, last, near, far) for near, far in COSMOOTH_WINDOWS], axis=2)
-    rate, loss = np.full(view.counts.shape, np.nan), 0.0
-    for fold in cosmooth_folds(view):
-        block = windows[:, fold.inputs].reshape(len(train), -1)
-        fit = poisson_glm(
-            view,
-            standardize(block, train),
-            units=fold.held_out,
-            offset=None if offset is None else offset[:, fold.held_out],
-        )
-        rate[:, fold.held_out] = fit.rate
-        loss += fit.validation_loss
-    return RateFit(rate, loss)
+    rates, losses = {name: np.full(view.counts.shape, np.nan) for name in names}, dict.fromkeys(names, 0.0)
+    for fold in unit_folds(view, task):
+        block = standardize(windows[:, fold.inputs].reshape(len(train), -1), train)
+        units, known = fold.held_out, None if offset is None else offset[:, fold.held_out]
+        fits = {"neurons": poisson_glm(view, block, units=units, offset=known)}
+        if "reduced_rank" in names:
+            weights = fits["neurons"].weights
+            assert weights is not None
+            fits["reduced_rank"] = reduced_rank(view, block, block[:, :0], weights, units=units, offset=known)
+        for name, fit in fits.items():
+            rates[name][:, units] = fit.rate
+            losses[name] += fit.validation_loss
+    return {name: RateFit(rates[name], losses[name]) for name in names}
 
 
 def forecast_fits(view: SessionView) -> dict[str, RateFit]:

@@ -14,11 +14,12 @@ from eval.baselines_decoding import labels_of, trace_inputs, values_of
 from eval.baselines_encoding import RateFit, poisson_glm
 from eval.design import standardize
 from eval.linear_fits import ScalarFit
-from eval.scoring import cosmooth_folds, forecast_rows, known_bins
+from eval.scoring import forecast_rows, known_bins
 from eval.sequential_vae import PaddedTrials, VaeConfig, fit_sequential_vae
 from eval.session_mlp import mlp_fit
 from eval.session_view import SessionView
 from eval.trial_windows import WINDOW_SETS, window_rates
+from eval.unit_folds import unit_folds
 
 # Of the windows of a trial, those that a network is tried on.
 _WINDOWS = ("halves", "quarters", "last 100, 200 ms and before")
@@ -50,7 +51,7 @@ def trace_network(view: SessionView, name: str, *, causal: bool) -> ScalarFit:
 
 
 def sequential_cosmooth(
-    view: SessionView, offset: np.ndarray | None = None, *, seed: int = 0, config: VaeConfig | None = None
+    view: SessionView, task: str, offset: np.ndarray | None = None, *, seed: int = 0, config: VaeConfig | None = None
 ) -> RateFit:
     """Counts of held-out units from factors of the other units in the whole trial, as masked models read it.
 
@@ -58,6 +59,7 @@ def sequential_cosmooth(
 
     Args:
         view: The session.
+        task: One of `eval.unit_folds.UNIT_TASKS`.
         offset: `(R, U)` log-rate of an encoding model: track (b). None: neurons only, track (a).
         seed: Of the network.
         config: Sizes and training.
@@ -66,7 +68,7 @@ def sequential_cosmooth(
         Rates of all units; those of units in no fold are NaN and are not to be written.
     """
     rate, loss = np.full(view.counts.shape, np.nan), 0.0
-    for fold, factors in zip(cosmooth_folds(view), _cosmooth_factors(view, seed, config)):
+    for fold, factors in zip(unit_folds(view, task), _unit_factors(view, task, seed, config)):
         fit = poisson_glm(
             view,
             standardize(factors, view.rows_in("train")),
@@ -78,11 +80,11 @@ def sequential_cosmooth(
     return RateFit(rate, loss)
 
 
-# Tracks (a) and (b) of a session ask the same network.
+# Tracks (a) and (b) of a task ask the same network.
 @lru_cache(maxsize=1)
-def _cosmooth_factors(view: SessionView, seed: int, config: VaeConfig | None) -> list[np.ndarray]:
+def _unit_factors(view: SessionView, task: str, seed: int, config: VaeConfig | None) -> list[np.ndarray]:
     """`(R, d)` of each fold."""
-    folds = cosmooth_folds(view)
+    folds = unit_folds(view, task)
     readable, asked = np.zeros((2, len(folds), len(view.unit)), bool)
     for k, fold in enumerate(folds):
         readable[k, fold.inputs], asked[k, fold.held_out] = True, True

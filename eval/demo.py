@@ -80,6 +80,8 @@ def _summary(results: Path) -> None:
             columns = [mine["value"], scratch["value"], mine["baseline_value"], mine["null_value"]]
             _line(task, metric, [float(column.mean()) for column in columns])
     regions = table[table["task"].str.startswith("region") & (table["metric"] == "macro_f1")]
+    # Of animals never seen, unit by unit.
+    regions = regions[~regions["task"].str.contains("transductive|multi-unit")]
     rows = regions[regions["model"].str.endswith("/adapter")]
     for task in dict.fromkeys(rows["task"]):
         part = rows[rows["task"] == task]

@@ -17,13 +17,14 @@ from typing import Any
 
 import foundation
 from eval.adapted import Adapted, ProvenanceError, breaches, find_models, view_of
+from eval.area_states import predict_area
 from eval.baselines import Baseline, Effort, run_baselines, tasks_of
 from eval.baselines_shared import OtherSessions
 from eval.details import Details, joined, task_details
 from eval.examples import ConfusionExample
 from eval.leakage import leaks_of, refuse
 from eval.model_predictions import MODEL_TRACKS, predict_task
-from eval.predictions import Prediction, file_name, read_prediction, traced, write_prediction
+from eval.predictions import RATE_TASKS, Prediction, file_name, read_prediction, traced, write_prediction
 from eval.region_evaluation import region_rows
 from eval.report_examples import failure_examples, make_examples
 from eval.results import SPLITS, ResultRow, plain, write_results
@@ -61,7 +62,7 @@ def evaluate(
         tasks: Such as ["encode", "choice"]; by default all that the data allow, and the region probe.
         base: Pretrained run for the region probe; by default the one the models remember.
         all_regions: Probe regions on every animal left out in turn, not on held-out animals alone.
-        baselines: Which baselines and nulls to fit.
+        baselines: Which baselines and nulls to fit; `none` and `quick` also probe regions with a linear probe alone.
         force: Score what provenance forbids, and stamp the results.
 
     Returns:
@@ -116,7 +117,9 @@ def evaluate(
         details = joined(part["details"] for part in ordered)
         confusions: list[ConfusionExample] = []
         if tasks is None or "region" in tasks:
-            regions, confusions = region_rows(models, corpus, base, None if all_regions else subjects)
+            thorough = baselines not in ("none", "quick")
+            left_out = None if all_regions else subjects
+            regions, confusions = region_rows(models, corpus, base, left_out, thorough=thorough)
             rows += regions
         write_examples_of(models, corpus, out, confusions, details)
         details.write(out)
@@ -152,12 +155,7 @@ def _session_scores(
     few_shot = (int(used["train_trials"]), int(used["draw"]))
     seed = int(adapted.model.provenance.get("seed", 0))
     others = OtherSessions.beside(view, corpus, adapted.model.provenance["pretraining_subjects"])
-    targets = {c.spec.name for c in adapted.model.channels if c.is_target} | {
-        "choice_t",
-        "encode",
-        "cosmooth",
-        "forecast",
-    }
+    targets = {c.spec.name for c in adapted.model.channels if c.is_target} | {"choice_t", *RATE_TASKS}
     for task, track in tasks_of(view):
         answered = track in MODEL_TRACKS.get(task, (track,)) and (traced(task) or task) in targets
         if not answered or (tasks is not None and task not in tasks):
@@ -168,20 +166,25 @@ def _session_scores(
         if is_new:
             fitted[key] = run_baselines(view, task, track, effort=baselines, others=others)
         classical = fitted[key]
-        prediction = predict_task(adapted.model, reader, recording_id, view, task, track, adapted.name)
-        prediction = replace(prediction, seed=seed)
+        predictions = [predict_task(adapted.model, reader, recording_id, view, task, track, adapted.name)]
+        if task == "inter_region":
+            states = f"{adapted.name}, GLM on states"
+            predictions.append(predict_area(adapted.model, reader, recording_id, view, states))
+        predictions = [replace(one, seed=seed) for one in predictions]
         about = (view.session, f"{task} {track}".strip(), view.split)
-        write_prediction(out / "predictions" / file_name(*about, adapted.name, seed, few_shot), prediction)
+        for mine in predictions:
+            write_prediction(out / "predictions" / file_name(*about, mine.model, seed, few_shot), mine)
         for name, one in classical.items() if is_new else ():
-            if one.kind != "reference":
+            # What a control predicts is of another session.
+            if one.kind not in ("reference", "control"):
                 file = file_name(*about, name, few_shot=few_shot)
                 write_prediction(out / "predictions" / file, one.prediction)
         rows = task_rows(
             view,
             adapted.subject,
-            [prediction],
+            predictions,
             classical,
-            seeds=[seed],
+            seeds=[seed] * len(predictions),
             few_shot=few_shot,
             list_baselines=is_new,
         )
@@ -189,7 +192,7 @@ def _session_scores(
         if not few_shot[0]:
             units = corpus[recording_id].units
             details = task_details(
-                view, units, adapted.subject, [prediction], classical, seeds=[seed], with_session=is_new
+                view, units, adapted.subject, predictions[:1], classical, seeds=[seed], with_session=is_new
             )
         yield rows, details
 

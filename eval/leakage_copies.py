@@ -14,8 +14,8 @@ import numpy as np
 
 from eval.leak import Leak
 from eval.predictions import Prediction
-from eval.scoring import CosmoothFold, cosmooth_folds
 from eval.session_view import SessionView
+from eval.unit_folds import UnitFold, unit_folds, unit_tasks
 from foundation.corpus import Corpus
 from foundation.recording import Recording
 from foundation.splits import TRAIN, VAL
@@ -172,14 +172,14 @@ def trial_leaks(view: SessionView) -> list[Leak]:
     return [Leak.of("trial in two roles", where, highest, TWIN)] if copies else []
 
 
-def unit_leaks(view: SessionView, folds: Sequence[CosmoothFold] | None = None) -> list[Leak]:
-    """Units among the inputs of co-smoothing whose counts are those of a held-out unit: r > .98 at up to two bins' lag.
+def unit_leaks(view: SessionView, folds: Sequence[UnitFold] | None = None) -> list[Leak]:
+    """Units that are read for a held-out unit and have its counts: r > .98 at up to two bins' lag.
 
     Units with fewer than 50 spikes in the train rows are not compared: two single spikes may coincide.
 
     Args:
         view: The session; its full train rows are read.
-        folds: As the model was given them; by default `eval.scoring.cosmooth_folds`.
+        folds: As the model was given them; by default those of all tasks of `eval.unit_folds` that the session has.
 
     Raises:
         ValueError: No folds are given, and the session has too few units for its own.
@@ -198,12 +198,8 @@ def unit_leaks(view: SessionView, folds: Sequence[CosmoothFold] | None = None) -
     pairs = {key: r for key, r in pairs.items() if key[0] != key[1]}
     if not pairs:
         return []
-    given = [
-        (i, j)
-        for fold in (cosmooth_folds(view) if folds is None else folds)
-        for i, j in pairs
-        if i in fold.held_out and j in fold.inputs
-    ]
+    folds = [fold for task in unit_tasks(view) for fold in unit_folds(view, task)] if folds is None else folds
+    given = sorted({(i, j) for fold in folds for i, j in pairs if i in fold.held_out and j in fold.inputs})
     shown = ", ".join(f"{view.unit[i]} from {view.unit[j]}" for i, j in given[:3])
     where = f"{view.dataset}/{view.session}: {len(given)} held-out units, such as {shown}"
     return [Leak.of("twin units", where, max(pairs[key] for key in given), TWIN)] if given else []

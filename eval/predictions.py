@@ -14,7 +14,7 @@ import numpy as np
 from eval.session_view import SessionView
 from foundation.durable import write_atomic
 
-RATE_TASKS = ("encode", "forecast", "cosmooth")
+RATE_TASKS = ("encode", "forecast", "cosmooth", "intra_region", "inter_region")
 LABEL_TASKS = ("choice", "side", "feedback", "turn")
 VALUE_TASKS = ("contrast",)
 # A continuous behavior in time is decoded bin by bin: `evidence` of the protocol, or `decode_<covariate>`.

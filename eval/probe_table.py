@@ -11,6 +11,8 @@ import pandas as pd
 
 # A region counts in an animal with at least this many units there.
 MIN_UNITS_OF_CLASS = 3
+# An animal enters a mean, and is left out while a penalty is chosen, with at least so many units.
+MIN_UNITS_AVERAGED = 20
 
 
 @dataclass(frozen=True)

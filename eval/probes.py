@@ -1,27 +1,26 @@
-"""The region probe: which brain region a unit of an unseen animal sits in, told from one vector per unit.
+"""The region probe: which brain region a unit sits in, told from one vector per unit; any other class of units too.
 
-Vectors of any origin (a model's embeddings, classical statistics) go through the same code, with the same controls,
-nulls and leak meters (protocol, section 4). Does not compute the vectors, and does not write files.
+Of an animal never seen (inductive: `group`, `pooled`), or of one whose other units are known (`transductive`); alone,
+or together with its neighbors on the probe. Vectors of any origin (a model's embeddings, classical statistics) go
+through the same code, with the same controls, nulls and leak meters (protocol, section 4). Does not compute the
+vectors, and does not write files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.base import ClassifierMixin
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, f1_score
-from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.model_selection import StratifiedKFold
 
+from eval.bwb_export import over_neighbors
+from eval.probe_fits import PROBES
 from eval.probe_table import (
+    MIN_UNITS_AVERAGED,
     MIN_UNITS_OF_CLASS,
     Fold,
     ProbeTable,
@@ -32,11 +31,9 @@ from eval.probe_table import (
     probe_table,
 )
 from eval.region_scores import RegionPrediction, score_regions, session_names
+from eval.session_identity import session_identity
 
-# An animal enters a mean with at least so many units.
-MIN_UNITS_AVERAGED = 20
-_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
-_DEFAULT_PENALTY = 0.1
+UNIT_FOLDS = 5
 
 
 class NoFoldError(ValueError):
@@ -48,11 +45,12 @@ class RegionResult:
     """All scores and what they came from.
 
     Attributes:
-        scores: One row per protocol, group, subject, input and probe with what `score_regions` returns, `averaged`
-            (enough units to count in a mean) and `held_out` (not a pretraining animal). Subject "all": units pooled.
-        session_identity: See `session_identity`.
+        scores: One row per protocol, group, subject, input, probe and reading ("single", "multi": with its neighbors)
+            with what `score_regions` returns, `averaged` (enough units to count in a mean) and `held_out` (not a
+            pretraining animal). Subject "all": units pooled.
+        session_identity: See `eval.session_identity`; by `input`.
         predictions: By (protocol, input, probe).
-        confusion: By (protocol, subject, input, probe): counts, true regions in rows.
+        confusion: By (protocol, subject, input, probe), single units: counts, true regions in rows.
     """
 
     scores: pd.DataFrame
@@ -61,11 +59,11 @@ class RegionResult:
     confusion: dict[tuple[str, str, str, str], pd.DataFrame]
 
     def summary(self, held_out_only: bool = False) -> pd.DataFrame:
-        """Mean over animals by protocol, group, input and probe; animals with few units and pooled rows left out."""
+        """Mean over animals of what they share; animals with few units and pooled rows left out."""
         rows = self.scores[self.scores["averaged"] & (self.scores["subject"] != "all")]
         rows = rows[rows["held_out"]] if held_out_only else rows
         columns = ["macro_f1", "balanced_accuracy", "chance", "null_95"]
-        grouped = rows.groupby(["protocol", "group", "input", "probe"], sort=False)
+        grouped = rows.groupby(["protocol", "group", "input", "probe", "reading"], sort=False)
         return grouped[columns].mean().assign(animals=grouped.size()).reset_index()
 
 
@@ -79,6 +77,7 @@ def probe_regions(
     groups: Sequence[Sequence[str]] | None = None,
     train_subjects: Sequence[str] | None = None,
     test_subjects: Sequence[str] | None = None,
+    thorough: bool = True,
     seed: int = 0,
 ) -> RegionResult:
     """Probe unit vectors for their region, with every control of protocol section 4.
@@ -86,7 +85,8 @@ def probe_regions(
     Args:
         embeddings: `(N, D)` per recording id, rows as in `units`.
         units: Units tables with `region`; units with region "" are left out, so blank those that must not count.
-            `source_index`, when there, is the unit's position in the source; else its row is.
+            `source_index`, when there, is the unit's position in the source; else its row is. Where all have
+            `unit_id`, whose third part is the probe, and `depth_um`, units are read with their neighbors too.
         subjects: Animal of each recording id.
         rates: `(N,)` or `(N, 1)` mean rate in Hz of each unit: the rate-only control.
         baselines: Further inputs by name, such as classical features, each like `embeddings`.
@@ -94,6 +94,8 @@ def probe_regions(
         train_subjects: Pretraining animals; the pooled protocol trains on them and tests on all others. None: no
             pooled protocol, and every animal counts as held out.
         test_subjects: Leave only these out in the groups; by default every animal in turn.
+        thorough: False: the linear probe alone, animals never seen alone, the leak meter of `features` alone. Controls
+            never get the network, a forest being as free and cheaper; known animals no forest.
         seed: Of forests and resampling. The order of units is drawn from the recording id alone.
 
     Returns:
@@ -115,6 +117,8 @@ def probe_regions(
     folds = group_folds(table, derive_groups(table) if groups is None else groups)
     if train_subjects is not None:
         folds += pooled_folds(table, train_subjects)
+    if thorough:
+        folds += transductive_folds(table)
     if test_subjects is not None:
         folds = [fold for fold in folds if set(fold.test) & set(test_subjects)]
     if not folds:
@@ -122,79 +126,41 @@ def probe_regions(
             f"no fold: animals {sorted(map(str, set(table.subject)))} share no two regions with {MIN_UNITS_OF_CLASS} "
             "units each; give other groups"
         )
+    places = _places(units)
     predictions, scores, confusion = {}, [], {}
+    controls = set(inputs) - {"features", *(baselines or {})}
     for input_name, features in inputs.items():
+        probed = replace(table, features=features)
         for probe_name, fit in PROBES.items():
+            if probe_name != "logistic" and (not thorough or (probe_name == "mlp" and input_name in controls)):
+                continue
             known: Answers = {}
             for protocol in dict.fromkeys(fold.protocol for fold in folds):
+                if protocol == "transductive" and (probe_name == "forest" or input_name.endswith("index")):
+                    continue
                 mine = [fold for fold in folds if fold.protocol == protocol]
-                prediction = predict_folds(replace(table, features=features), mine, fit, seed, known)
+                if protocol == "transductive":
+                    prediction = predict_known_animals(probed, mine[0].classes, fit, seed)
+                else:
+                    prediction = predict_folds(probed, mine, fit, seed, known)
                 predictions[protocol, input_name, probe_name] = prediction
-                for row, counts in score_folds(prediction, table, mine, seed):
-                    row |= {"input": input_name, "probe": probe_name}
-                    row["held_out"] = train_subjects is None or row["subject"] not in train_subjects
-                    scores.append(row)
-                    confusion[protocol, str(row["subject"]), input_name, probe_name] = counts
-    first = ["protocol", "group", "subject", "input", "probe"]
+                readings = {"single": prediction} | ({"multi": with_neighbors(prediction, places)} if places else {})
+                for reading, answer in readings.items():
+                    for row, counts in score_folds(answer, table, mine, seed):
+                        row |= {"input": input_name, "probe": probe_name, "reading": reading}
+                        row["held_out"] = train_subjects is None or row["subject"] not in train_subjects
+                        scores.append(row)
+                        if reading == "single":
+                            confusion[protocol, str(row["subject"]), input_name, probe_name] = counts
+    first = ["protocol", "group", "subject", "input", "probe", "reading"]
     frame = pd.DataFrame(scores)
     frame = frame[first + [column for column in frame if column not in first]]
-    return RegionResult(frame, session_identity(table, seed), predictions, confusion)
-
-
-def fit_logistic(train: ProbeTable, seed: int = 0) -> ClassifierMixin:
-    """StandardScaler and class-balanced logistic regression, its C chosen by leaving training animals out.
-
-    The smallest C within one standard error of the best (Breiman et al. 1984): weak penalties win inside a set of
-    similar animals and lose on one that differs. Where fewer than two training animals are large enough to be left out,
-    sessions are left out in five folds instead; where that fails too, C is 0.1.
-    """
-    folds = inner_folds(train)
-    if not folds:
-        return _logistic(_DEFAULT_PENALTY, seed).fit(train.features, train.region)
-    scores = []
-    for penalty in _PENALTIES:
-        fold_scores = []
-        for fit, test in folds:
-            probe = _logistic(penalty, seed).fit(train.features[fit], train.region[fit])
-            truth, answer = train.region[test], probe.predict(train.features[test])
-            fold_scores.append(f1_score(truth, answer, labels=np.unique(truth), average="macro", zero_division=0))
-        scores.append(fold_scores)
-    mean, error = np.mean(scores, axis=1), np.std(scores, axis=1, ddof=1) / np.sqrt(len(folds))
-    best = int(mean.argmax())
-    chosen = int(np.argmax(mean >= mean[best] - error[best]))
-    return _logistic(_PENALTIES[chosen], seed).fit(train.features, train.region)
-
-
-def fit_forest(train: ProbeTable, seed: int = 0) -> ClassifierMixin:
-    """Random forest, classes balanced in every tree."""
-    forest = RandomForestClassifier(
-        n_estimators=300, min_samples_leaf=3, class_weight="balanced_subsample", random_state=seed
-    )
-    return forest.fit(train.features, train.region)
-
-
-PROBES: dict[str, Callable[[ProbeTable, int], ClassifierMixin]] = {"logistic": fit_logistic, "forest": fit_forest}
-
-
-def inner_folds(train: ProbeTable) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Row indices to fit and to test on while choosing hyper-parameters: by animal, else by session, else none."""
-
-    def usable(fit: np.ndarray, test: np.ndarray) -> bool:
-        tested = frequent_regions(train.region[test])
-        return (
-            len(test) >= MIN_UNITS_AVERAGED and len(tested) >= 2 and tested <= frequent_regions(train.region[fit], 10)
-        )
-
-    by_animal, by_session = [], []
-    if len(set(train.subject)) > 1:
-        by_animal = list(LeaveOneGroupOut().split(train.features, groups=train.subject))
-    if (num := min(5, len(set(train.session)))) > 1:
-        by_session = list(GroupKFold(num).split(train.features, groups=train.session))
-    for folds in (by_animal, by_session):
-        kept = [(fit, test) for fit, test in folds if usable(fit, test)]
-        if len(kept) >= 2:
-            return kept
-    return []
+    leaks = [
+        session_identity(replace(table, features=features), seed).assign(input=name)
+        for name, features in inputs.items()
+        if name == "features" or (thorough and not name.endswith("index"))
+    ]
+    return RegionResult(frame, pd.concat(leaks, ignore_index=True), predictions, confusion)
 
 
 # Classes, sessions, units and probabilities `(M, K)` of the test units, by what a fold trains, tests and tells apart.
@@ -243,6 +209,69 @@ def predict_folds(
     return RegionPrediction(np.array(classes), np.concatenate(sessions), np.concatenate(units), np.concatenate(probs))
 
 
+def transductive_folds(table: ProbeTable) -> list[Fold]:
+    """One fold per animal, all with the same classes, each with a unit for every part; those it has are scored."""
+    everyone = tuple(sorted(set(table.subject)))
+    classes = tuple(sorted(frequent_regions(table.region, UNIT_FOLDS)))
+    return [
+        Fold("transductive", "/".join(classes), everyone, (name,), classes)
+        for name in everyone
+        if len(set(classes) & frequent_regions(table.region[table.subject == name])) > 1
+    ]
+
+
+def predict_known_animals(
+    table: ProbeTable, classes: Sequence[str], fit: Callable[[ProbeTable, int], ClassifierMixin], seed: int = 0
+) -> RegionPrediction:
+    """Every unit from a fit to four fifths of the others, so that its own animal and session are known.
+
+    The transductive question; its scores are no measure of what is known about an animal never seen.
+
+    Args:
+        table: Features and regions.
+        classes: Regions on offer, each with `UNIT_FOLDS` units or more.
+        fit: One of `PROBES`.
+        seed: Of the folds and the fits.
+    """
+    inside = table.where(np.isin(table.region, classes))
+    prob = np.zeros((len(inside.unit), len(classes)))
+    parts = StratifiedKFold(UNIT_FOLDS, shuffle=True, random_state=seed)
+    for train, test in parts.split(inside.features, inside.region):
+        probe = fit(inside.where(train), seed)
+        prob[np.ix_(test, np.searchsorted(classes, probe.classes_))] = probe.predict_proba(inside.features[test])
+    return RegionPrediction(np.array(classes), session_names(inside.session), inside.unit, prob)
+
+
+def with_neighbors(
+    prediction: RegionPrediction, places: Mapping[tuple[str, int], tuple[float, str]]
+) -> RegionPrediction:
+    """Each unit's probabilities averaged over the five nearest predicted units within 60 um of its probe, itself too.
+
+    As Brain-Wide Bench pools; a unit without a depth stays alone.
+
+    Args:
+        prediction: Of single units.
+        places: Depth in um and probe of each (session name, unit).
+    """
+    where = [places[key] for key in zip(prediction.session_of_unit.tolist(), prediction.unit.tolist())]
+    depth = np.array([d if np.isfinite(d) else 1e9 * (1 + i) for i, (d, _) in enumerate(where)])
+    return replace(prediction, prob=over_neighbors(prediction.prob, depth, np.array([p for _, p in where])))
+
+
+def _places(units: Mapping[str, pd.DataFrame]) -> dict[tuple[str, int], tuple[float, str]]:
+    """Depth in um and probe of each (session name, unit); empty where a table does not know them."""
+    if not all({"depth_um", "unit_id"} <= set(table.columns) for table in units.values()):
+        return {}
+    found = {}
+    for key, table in units.items():
+        (name,) = session_names(np.array([key]))
+        probe = table["unit_id"].str.split("/").str[2].fillna("")
+        source = table.get("source_index", pd.Series(range(len(table)))).to_numpy(np.int64)
+        for unit, depth, label in zip(source.tolist(), table["depth_um"].to_numpy(float).tolist(), probe):
+            found[str(name), unit] = depth, f"{key}/{label}"
+    return found
+
+
 def score_folds(
     prediction: RegionPrediction, table: ProbeTable, folds: Sequence[Fold], seed: int = 0
 ) -> list[tuple[dict[str, Any], pd.DataFrame]]:
@@ -258,50 +287,6 @@ def score_folds(
             who = {"protocol": fold.protocol, "group": fold.group, "subject": name}
             scored.append(({**who, **row, "averaged": len(truth.unit) >= MIN_UNITS_AVERAGED}, counts))
     return scored
-
-
-def session_identity(table: ProbeTable, seed: int = 0, max_pairs: int = 30) -> pd.DataFrame:
-    """Leak meter: can a unit's session be told from its features, region held constant?
-
-    For pairs of sessions with at least 10 units of one region each, a logistic probe tells the two apart within that
-    region (5-fold cross-validated balanced accuracy, chance 0.5). At 0.5 between animals the features carry nothing but
-    the unit; the higher it is, the more of a pooled score can be won by recognizing the animal and thereby its regions.
-
-    Args:
-        table: Features to meter.
-        seed: Of the draw of pairs and of the folds.
-        max_pairs: Pairs drawn of each kind.
-
-    Returns:
-        Rows `same animal` and `other animal`: mean `balanced_accuracy`, `num_pairs` (0: NaN, nothing to compare).
-    """
-    rng = np.random.default_rng(seed)
-    pairs: dict[str, list[tuple[str, str, str]]] = {"same animal": [], "other animal": []}
-    animal = dict(zip(table.session.tolist(), table.subject.tolist()))
-    for region in np.unique(table.region):
-        names, numbers = np.unique(table.session[table.region == region], return_counts=True)
-        for a, b in combinations(names[numbers >= 10].tolist(), 2):
-            pairs["same animal" if animal[a] == animal[b] else "other animal"].append((region, a, b))
-    rows = []
-    for kind, all_pairs in pairs.items():
-        drawn = rng.permutation(len(all_pairs))[:max_pairs]
-        scores = [_tell_apart(table, *all_pairs[int(k)], seed=seed) for k in drawn]
-        mean = float(np.mean(scores)) if scores else np.nan
-        rows.append({"pairs": kind, "balanced_accuracy": mean, "chance": 0.5, "num_pairs": len(scores)})
-    return pd.DataFrame(rows)
-
-
-def _tell_apart(table: ProbeTable, region: str, a: str, b: str, *, seed: int) -> float:
-    rows = table.where((table.region == region) & np.isin(table.session, (a, b)))
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    answer = cross_val_predict(_logistic(_DEFAULT_PENALTY, seed), rows.features, rows.session, cv=folds)
-    return float(balanced_accuracy_score(rows.session, answer))
-
-
-def _logistic(penalty: float, seed: int) -> ClassifierMixin:
-    return make_pipeline(
-        StandardScaler(), LogisticRegression(C=penalty, class_weight="balanced", max_iter=2000, random_state=seed)
-    )
 
 
 def _index_features(session: np.ndarray, position: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Peri-stimulus time histograms: means over trials of one condition, bin by bin, and R2 of predicted ones.
+"""Peri-stimulus time histograms: means over trials of one condition in each bin, R2 of predicted ones, and the rest.
 
 Knows arrays alone; which trials share a condition is for the caller to say (`eval.scoring.conditions`).
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.metrics import r2_of_columns
+from eval.metrics import RATE_FLOOR, checked_rates, r2_of_columns
 
 MIN_TRIALS = 4
 
@@ -81,3 +81,34 @@ def psth_r2_of_units(rate: np.ndarray, counts: np.ndarray, cells: Cells) -> np.n
     if not len(cells.size):
         raise ValueError("PSTH R2: no condition has enough trials, expected one at least; leave the score out")
     return r2_of_columns(cells.means(counts), cells.means(rate))
+
+
+def given_the_sums(rate: np.ndarray, counts: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rates that have the right sum in every cell, the counts, and the rates of a null: all trials of a cell alike.
+
+    Poisson counts of a cell, given their sum, are multinomial with shares rate / sum of the rates; that likelihood is
+    the Poisson one of rates scaled to the sum. Deviances of what this returns therefore say how well a prediction tells
+    trials of one condition apart, and nothing else: every prediction that is the same in all trials of a condition, be
+    it the true PSTH, has that of the null.
+
+    Args:
+        rate: `(R, U)` expected count per bin.
+        counts: `(R, U)`.
+        cells: Of these rows.
+
+    Returns:
+        Each `(K, U)`, rows as in `cells.rows`.
+
+    Raises:
+        ValueError: A rate that is not finite or negative.
+    """
+    rate, counts = checked_rates(rate, counts)
+    total = cells.sums(counts)
+    scale = total / np.maximum(cells.sums(rate), RATE_FLOOR)
+    own = np.repeat(np.arange(len(cells.size)), cells.size)
+    return rate[cells.rows] * scale[own], counts[cells.rows], (total / cells.size[:, None])[own]
+
+
+def residuals(values: np.ndarray, cells: Cells) -> np.ndarray:
+    """Rows of `values (R, U)` less the mean of their cell, `(K, U)`, rows as in `cells.rows`."""
+    return np.asarray(values[cells.rows] - np.repeat(cells.means(values), cells.size, axis=0))

@@ -1,4 +1,6 @@
-"""Regions told from unit embeddings: the probe of `eval.probes` on a pretrained model and its adapted animals, as rows.
+"""Classes of units told from their embeddings: `eval.probes` on a pretrained model and its adapted animals, as rows.
+
+Regions, and cell types where a recording's units table has a column `cell_type`.
 
 Vectors of pretraining units come from the pretrained run, those of a held-out animal from the model adapted to it; both
 live on the same trunk. They are fingerprints (`foundation.fingerprint`) where every session has one, with the adapter
@@ -15,7 +17,7 @@ import pandas as pd
 
 from eval.adapted import Adapted
 from eval.examples import ConfusionExample
-from eval.probes import NoFoldError, probe_regions
+from eval.probes import NoFoldError, RegionResult, probe_regions
 from eval.results import ResultRow
 from eval.unit_features import rate_only, unit_features
 from foundation.checkpoint import load_model
@@ -23,19 +25,22 @@ from foundation.corpus import Corpus
 from foundation.fingerprint import FINGERPRINT
 from foundation.model import FoundationModel
 
+# Columns of the units table that are probed where they are filled.
+COLUMNS = ("region", "cell_type")
 F1 = "macro-F1 over the regions present, one score per animal"
 
 
 def region_rows(
-    models: list[Adapted], corpus: Corpus, base: str | None, test_subjects: list[str] | None
+    models: list[Adapted], corpus: Corpus, base: str | None, test_subjects: list[str] | None, *, thorough: bool = True
 ) -> tuple[list[ResultRow], list[ConfusionExample]]:
-    """Rows and confusions of the region probe for the full-data adapter models; empty where too few are known.
+    """Rows and confusions of the unit probes for the full-data adapter models; empty where too few classes are known.
 
     Args:
         models: Adapted models.
         corpus: Holds their recordings and those of the pretraining animals.
         base: Pretrained run; by default the one the models remember.
         test_subjects: Animals left out in turn; None: every one, pretraining animals too.
+        thorough: See `eval.probes.probe_regions`.
     """
     chosen = {a.subject: a for a in models if a.track == "adapter" and not a.is_few_shot}
     path = base or next((a.model.provenance.get("base") for a in chosen.values()), None)
@@ -45,10 +50,39 @@ def region_rows(
     owner: dict[str, FoundationModel] = {}
     for model in (pretrained, *(a.model for a in chosen.values())):
         owner |= dict.fromkeys(model.adapters.sessions["recording_id"], model)
-    units: dict[str, pd.DataFrame] = {key: corpus[key].units for key in owner}
+    rows: list[ResultRow] = []
+    confusions: list[ConfusionExample] = []
+    first = next(iter(chosen.values()))
+    for column in COLUMNS:
+        units = {key: corpus[key].units for key in owner}
+        # The probe knows its classes by the name of the first of them.
+        known = {
+            key: table.assign(region=table[column].fillna("").astype(str))
+            for key, table in units.items()
+            if column in table
+        }
+        found = _probed({key: owner[key] for key in known}, known, corpus, pretrained, test_subjects, thorough)
+        if found is not None:
+            datasets = {corpus.subjects[key]: key.split("/")[0] for key in known}
+            rows += _rows(found.scores, column, first, datasets) + _leak_rows(
+                found.session_identity, column, first, datasets
+            )
+            confusions += _confusions(found.confusion, column)
+    return rows, confusions
+
+
+def _probed(
+    owner: dict[str, FoundationModel],
+    units: dict[str, pd.DataFrame],
+    corpus: Corpus,
+    pretrained: FoundationModel,
+    test_subjects: list[str] | None,
+    thorough: bool,
+) -> RegionResult | None:
+    """The probe on the recordings that have labels; None where there are no two classes, or no animal to leave out."""
     labelled = {key for key, table in units.items() if (table["region"] != "").any()}
     if len({region for key in labelled for region in units[key]["region"]} - {""}) < 2:
-        return [], []
+        return None
     size = pretrained.config.bin_size_s
     owner = {key: model for key, model in owner.items() if key in labelled}
     vectors = {key: model.adapter_rows(key) for key, model in owner.items()}
@@ -57,7 +91,7 @@ def region_rows(
         others = {"adapter rows": vectors} | others
         vectors = {key: model.unit_embeddings(key) for key, model in owner.items()}
     try:
-        found = probe_regions(
+        return probe_regions(
             vectors,
             {key: units[key] for key in vectors},
             {key: corpus.subjects[key] for key in vectors},
@@ -65,14 +99,12 @@ def region_rows(
             baselines=others,
             train_subjects=pretrained.provenance["pretraining_subjects"],
             test_subjects=test_subjects,
+            thorough=thorough,
         )
     except NoFoldError as error:
-        # The other tasks need no regions.
-        print(f"regions are not probed: {error}", file=sys.stderr)
-        return [], []
-    first = next(iter(chosen.values()))
-    datasets = {corpus.subjects[key]: key.split("/")[0] for key in vectors}
-    return _rows(found.scores, first, datasets), _confusions(found.confusion)
+        # The other tasks need no classes of units.
+        print(f"classes of units are not probed: {error}", file=sys.stderr)
+        return None
 
 
 def aligned(features: Mapping[str, tuple[np.ndarray, list[str]]]) -> dict[str, np.ndarray]:
@@ -96,16 +128,15 @@ def aligned(features: Mapping[str, tuple[np.ndarray, list[str]]]) -> dict[str, n
     return out
 
 
-def _rows(scores: pd.DataFrame, adapted: Adapted, datasets: dict[str, str]) -> list[ResultRow]:
-    """One row per animal, input, probe and metric; the baseline is the better of its two probes."""
-    names = {
-        "features": (adapted.name, "model"),
-        "adapter rows": (f"{adapted.name}, adapter rows", "model"),
-        "activity statistics": ("activity statistics", "baseline"),
-    }
+def _rows(scores: pd.DataFrame, column: str, adapted: Adapted, datasets: dict[str, str]) -> list[ResultRow]:
+    """One row per animal, input, probe and metric; the baseline is the best of its probes."""
+    names = _names(adapted)
     used = next(iter(adapted.model.provenance["adapted"].values()))
     rows = []
-    for (protocol, group, subject), part in scores.groupby(["protocol", "group", "subject"], sort=False):
+    keys = ["protocol", "group", "subject", "reading"]
+    for (protocol, group, subject, reading), part in scores.groupby(keys, sort=False):
+        task = f"{column} {protocol} {group}" + (", all units" if subject == "all" else "")
+        task += ", multi-unit" if reading == "multi" else ""
         for metric, convention in (("macro_f1", F1), ("balanced_accuracy", "mean recall over the regions present")):
             classical = part[part["input"] == "activity statistics"]
             best = classical.sort_values(metric).iloc[-1]
@@ -120,7 +151,7 @@ def _rows(scores: pd.DataFrame, adapted: Adapted, datasets: dict[str, str]) -> l
                         subject=str(subject),
                         session=str(subject) if subject != "all" else "pooled",
                         split=used["split"],
-                        task=f"region {protocol} {group}" + (", all units" if subject == "all" else ""),
+                        task=task,
                         model=_named(model, row["probe"]),
                         kind=kind,
                         train_trials=0,
@@ -139,13 +170,49 @@ def _rows(scores: pd.DataFrame, adapted: Adapted, datasets: dict[str, str]) -> l
     return rows
 
 
+def _leak_rows(leaks: pd.DataFrame, column: str, adapted: Adapted, datasets: dict[str, str]) -> list[ResultRow]:
+    """One row per input and kind of pairs: how well two sessions are told apart; the lower the better."""
+    names = _names(adapted)
+    return [
+        ResultRow(
+            dataset=next(iter(datasets.values())),
+            subject="all",
+            session="pooled",
+            split=next(iter(adapted.model.provenance["adapted"].values()))["split"],
+            task=f"session_identity {row['pairs']}, {column}",
+            model=names.get(row["input"], (row["input"], ""))[0],
+            kind="null",
+            train_trials=0,
+            draw=0,
+            seed=int(adapted.model.provenance.get("seed", 0)),
+            metric="balanced_accuracy",
+            convention=f"two sessions told apart by units of one {column}, mean over pairs, held-out folds; chance 0.5",
+            value=float(row["balanced_accuracy"]),
+            n=int(row["num_pairs"]),
+            higher_is_better=False,
+        )
+        for _, row in leaks.iterrows()
+        if row["num_pairs"]
+    ]
+
+
+def _names(adapted: Adapted) -> dict[str, tuple[str, str]]:
+    """Name of the model and kind of the row by input."""
+    return {
+        "features": (adapted.name, "model"),
+        "adapter rows": (f"{adapted.name}, adapter rows", "model"),
+        "activity statistics": ("activity statistics", "baseline"),
+    }
+
+
 def _named(model: str, probe: str) -> str:
     return model if probe == "logistic" else f"{model}, {probe}"
 
 
-def _confusions(confusion: dict[tuple[str, str, str, str], pd.DataFrame]) -> list[ConfusionExample]:
+def _confusions(confusion: dict[tuple[str, str, str, str], pd.DataFrame], column: str) -> list[ConfusionExample]:
+    prefix = "" if column == COLUMNS[0] else f"{column}, "
     return [
-        ConfusionExample(f"{protocol}, {subject}, {probe}", [str(c) for c in counts.columns], counts.to_numpy())
+        ConfusionExample(f"{prefix}{protocol}, {subject}, {probe}", [str(c) for c in counts.columns], counts.to_numpy())
         for (protocol, subject, source, probe), counts in confusion.items()
-        if source == "features" and probe == "logistic"
+        if source == "features" and probe == "logistic" and protocol != "transductive"
     ]

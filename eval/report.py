@@ -25,7 +25,7 @@ from eval.report_scaling import scaling_html
 from eval.report_tables import table
 from eval.report_tasks import Section, task_section, tasks, verdict
 from eval.report_training import pretrained_run, training_html
-from eval.results import read_results
+from eval.results import UNIT_PROBES, read_results
 from foundation.durable import write_atomic
 
 _FACTS = {
@@ -94,7 +94,7 @@ def _header(title: str, rows: pd.DataFrame, provenance: dict[str, Any]) -> str:
     animals = [a for a in dict.fromkeys(rows["subject"]) if a != "all"]
     facts = {"held_out_subjects": animals, **provenance}
     lines = [f"<dt>{name}</dt><dd>{_value(facts[key])}</dd>" for key, name in _FACTS.items() if key in facts]
-    scored = rows[~rows["task"].str.startswith("region")]
+    scored = rows[~rows["task"].str.startswith(UNIT_PROBES)]
     sessions = scored["session"].nunique()
     lines.append(
         f"<dt>scored</dt><dd>{sessions} sessions, {rows['task'].nunique()} tasks, {len(rows)} result rows</dd>"

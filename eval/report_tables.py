@@ -30,6 +30,9 @@ METRICS = {
     "trial_r2": "single-trial R²",
     "psth_r2": "PSTH R²",
     "psth_r2_weighted": "PSTH R² (weighted by variance)",
+    "within_d2": "deviance explained within conditions",
+    "within_d2_unit": "deviance explained within conditions (mean of units)",
+    "within_r2": "single-trial R² within conditions",
     "cross_entropy_bits": "cross entropy (bits)",
     "r2": "R²",
     "partial_r2": "partial R²",
@@ -40,11 +43,15 @@ METRICS = {
 TASKS = {
     "encode": "Encoding: behavior to spikes",
     "cosmooth": "Co-smoothing: some neurons from the others",
+    "intra_region": "Within a region: some of its neurons from its others",
+    "inter_region": "Across regions: all neurons of a region from other regions",
     "forecast": "Forecasting: the end of a trial from its beginning",
     "choice": "Choice: right or left from spikes",
     "choice_t": "Choice in time: right or left from the spikes so far",
     "evidence": "Evidence: accumulated clicks from spikes",
-    "region": "Regions: where a unit sits, in an animal never seen",
+    "region": "Regions: where a unit sits",
+    "cell_type": "Cell types: what a unit is",
+    "session_identity": "Session identity: a leak meter, best at 0.5",
 }
 
 

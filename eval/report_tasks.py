@@ -32,6 +32,7 @@ from eval.report_tables import (
     task_title,
     verdict_grid,
 )
+from eval.results import UNIT_PROBES
 from eval.statistics import Outcome, per_session, session_interval
 
 
@@ -63,7 +64,7 @@ def _condition_name(split: str, trials: int) -> str:
 
 
 def _scored(rows: pd.DataFrame) -> str:
-    return "animals" if rows["task"].iloc[0].startswith("region") else "sessions"
+    return "animals" if rows["task"].iloc[0].startswith(UNIT_PROBES) else "sessions"
 
 
 def _short_title(rows: pd.DataFrame) -> str:

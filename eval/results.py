@@ -23,6 +23,8 @@ from foundation.durable import write_atomic
 SCHEMA_VERSION = 1
 SPLITS = ("interleaved", "temporal")
 KINDS = ("model", "baseline", "null")
+# First word of tasks about units, scored once per animal or once in all.
+UNIT_PROBES = ("region", "cell_type", "session_identity")
 
 # What makes a row the only one of its sort.
 KEY = ("dataset", "subject", "session", "split", "task", "model", "train_trials", "draw", "seed", "metric")
@@ -39,7 +41,7 @@ class ResultRow:
         subject: The animal; "all" for a score pooled over animals.
         session: The session. Scores that exist once per animal (regions) or once in all name the animal, or "pooled".
         split: "interleaved" or "temporal".
-        task: Such as "encode", "cosmooth", "choice"; tasks about regions start with "region".
+        task: Such as "encode", "cosmooth", "choice"; those of `UNIT_PROBES` are about units, not sessions.
         model: Such as "foundation/adapter", "foundation/scratch", "glm", "train mean". A name that ends in "/scratch"
             is the same network without pretraining.
         kind: "model", "baseline" or "null" (a leak meter is a null).

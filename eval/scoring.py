@@ -12,12 +12,12 @@ import numpy as np
 
 from eval import metrics
 from eval.predictions import LABEL_TASKS, RATE_TASKS, VALUE_TASKS, Prediction, traced
-from eval.psth import MIN_TRIALS, Cells, psth_r2_of_units
+from eval.psth import MIN_TRIALS, Cells, given_the_sums, psth_r2_of_units, residuals
 from eval.session_view import SessionView
+from eval.unit_folds import UNIT_TASKS, held_out_units
 
 # Share of a trial's bins that forecasting may read, and the times after trial start at which choice is decoded.
 FORECAST_KNOWN = 0.8
-COSMOOTH_FOLDS, COSMOOTH_SHARE, COSMOOTH_TWIN = 5, 0.1, 0.2
 CHOICE_TIMES_S = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
@@ -87,42 +87,13 @@ class ScoredRates(NamedTuple):
     columns: np.ndarray
 
 
-class CosmoothFold(NamedTuple):
-    """Columns of `view.counts`: `held_out` are predicted from `inputs`; their twins are in neither."""
-
-    held_out: np.ndarray
-    inputs: np.ndarray
-
-
-def cosmooth_folds(view: SessionView) -> list[CosmoothFold]:
-    """Five folds that each hold out another 10 % of the units, the first ones of the view's (random) order.
-
-    A unit whose counts correlate above 0.2 in absolute value with a held-out unit's, over the full train rows, is taken
-    from the inputs of that fold: the two may be one cell that the sorter split.
-    """
-    counts = view.counts[view.rows_in("train", full=True)].astype(float)
-    spread = counts.std(axis=0)
-    z = (counts - counts.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    correlation = np.abs(z.T @ z) / len(z)
-    num = max(1, round(COSMOOTH_SHARE * len(view.unit)))
-    folds = []
-    for k in range(COSMOOTH_FOLDS):
-        held = np.arange(k * num, min((k + 1) * num, len(view.unit)))
-        twin = (correlation[held] > COSMOOTH_TWIN).any(axis=0) if len(held) else np.zeros(len(view.unit), bool)
-        inputs = np.setdiff1d(np.flatnonzero(~twin), held)
-        if len(held) and len(inputs):
-            folds.append(CosmoothFold(held, inputs))
-    if not folds:
-        raise ValueError(f"{view.session}: {len(view.unit)} units are too few for co-smoothing; leave the session out")
-    return folds
-
-
 def score(prediction: Prediction, view: SessionView) -> dict[str, Score]:
     """Score a prediction on the test trials of a view.
 
     Returns:
         Metric name -> value, convention, n; the first is the headline. Rate tasks: bps, bps_nlb, bps_unit, d2, d2_unit,
-        frac_units_positive, trial_r2, and psth_r2, psth_r2_weighted where the session has conditions. Label tasks:
+        frac_units_positive, trial_r2, and where the session has conditions psth_r2, psth_r2_weighted, and of single
+        trials beyond their condition within_d2, within_d2_unit, within_r2 (d2 is NeuroPaint's DFE). Label tasks:
         auc, balanced_accuracy, cross_entropy_bits; `choice_t`: their means over the decoding times, and the scores at
         each time. Value tasks: r2, r_squared; `evidence` also partial_r2.
 
@@ -165,8 +136,8 @@ def scored_rates(prediction: Prediction, view: SessionView) -> ScoredRates:
     train = view.counts[view.rows_in("train", full=True) & target]
     counts = view.counts[test].astype(float)
     keep = metrics.scored_units(train.sum(axis=0, dtype=float), counts.sum(axis=0))
-    if prediction.task == "cosmooth":
-        keep &= np.isin(np.arange(len(keep)), np.concatenate([fold.held_out for fold in cosmooth_folds(view)]))
+    if prediction.task in UNIT_TASKS:
+        keep &= np.isin(np.arange(len(keep)), held_out_units(view, prediction.task))
     if not keep.any():
         raise ValueError(f"{view.session}: no unit with enough spikes to be scored; leave the session out")
     rows = _find(prediction, _row_keys(view)[test], _file_keys(prediction), "row (trial, bin)")
@@ -199,6 +170,7 @@ def _score_rates(prediction: Prediction, view: SessionView) -> dict[str, Score]:
         "frac_units_positive": Score(float((per_unit > 0).mean()), "share of units with bps > 0", units),
         "trial_r2": _mean_r2(metrics.r2_of_columns(counts, rate), "R2 of counts in single trials and bins"),
         **_psth_scores(rate, counts, cells),
+        **_within_scores(rate, counts, cells),
     }
 
 
@@ -214,6 +186,26 @@ def _psth_scores(rate: np.ndarray, counts: np.ndarray, cells: Cells) -> dict[str
     return {
         "psth_r2": _mean_r2(each, what),
         "psth_r2_weighted": Score(weighted, f"{what}, units weighted by variance", int(np.isfinite(each).sum())),
+    }
+
+
+def _within_scores(rate: np.ndarray, counts: np.ndarray, cells: Cells) -> dict[str, Score]:
+    """What tells trials of one condition apart; empty where no condition has a spike to place."""
+    fires = cells.sums(counts).sum(axis=0) > 0
+    if not fires.any():
+        return {}
+    rate, counts = rate[:, fires], counts[:, fires]
+    fitted, truth, null = given_the_sums(rate, counts, cells)
+    what = (
+        f"deviance explained within cells of {MIN_TRIALS} or more test trials with equal categorical trial covariates, "
+        "each bin apart, the spikes of a cell given, null all its trials alike"
+    )
+    each = metrics.d2_of_units(fitted, truth, null)
+    r2 = metrics.r2_of_columns(residuals(counts, cells), residuals(rate, cells))
+    return {
+        "within_d2": Score(metrics.d2(fitted, truth, null), f"{what}, pooled units", int(truth.sum())),
+        "within_d2_unit": Score(float(each.mean()), f"{what}, mean over units", len(each)),
+        "within_r2": _mean_r2(r2, "R2 of counts in single trials and bins, both less the means of those cells"),
     }
 
 

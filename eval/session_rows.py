@@ -44,9 +44,11 @@ def task_rows(
     kinds = {one.kind for one in named.values()}
     against = strongest(named) if "baseline" in kinds else ""
     null = strongest(named, "null") if "null" in kinds else ""
-    scores = {name: score(one.prediction, view) for name, one in named.items()}
+    scores = {name: score(one.prediction, one.session or view) for name, one in named.items()}
     listed: list[tuple[str, str, int, dict[str, Score]]] = [
-        (name, one.kind, 0, scores[name]) for name, one in named.items() if list_baselines
+        (name, "null" if one.kind == "control" else one.kind, 0, scores[name])
+        for name, one in named.items()
+        if list_baselines
     ]
     listed += [(one.model, "model", seed, score(one, view)) for one, seed in zip(predictions, seeds, strict=True)]
     head = predictions[0] if predictions else next(iter(named.values())).prediction

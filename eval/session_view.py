@@ -51,6 +51,7 @@ class SessionView:
         fold: Of the interleaved split.
         bin_size_s: Seconds.
         unit: `(U,)` 0-based position of each unit in the source, in the order of the columns of `counts`.
+        region: `(U,)` region of each unit, "" where unknown. Says which units a task hides; no input of a model.
         source_trial: `(M,)` 0-based position of each trial in the source.
         roles: `(M,)` TRAIN, VAL, TEST or NO_ROLE as used for fitting: few-shot draws applied.
         full_roles: `(M,)` the same before a few-shot draw. The null and the choice of scored units follow these.
@@ -69,6 +70,7 @@ class SessionView:
     fold: int
     bin_size_s: float
     unit: np.ndarray
+    region: np.ndarray
     source_trial: np.ndarray
     roles: np.ndarray
     full_roles: np.ndarray
@@ -125,6 +127,7 @@ class SessionView:
             fold=fold,
             bin_size_s=bin_size_s,
             unit=order,
+            region=recording.units["region"].to_numpy(str)[order],
             source_trial=source,
             roles=roles,
             full_roles=full,

@@ -25,28 +25,40 @@ DECODED = (("categorical", "trial"), ("continuous", "time"))
 def decoded(
     model: FoundationModel, reader: WindowReader, windows: list[Window], name: str, *, causal: bool = False
 ) -> Iterator[np.ndarray]:
-    """A target covariate of windows of one session, from their spikes, by the read-out or else the head.
+    """A target covariate of windows of one session, as `decoded_together` has it."""
+    for found in decoded_together(model, reader, windows, [name], causal=causal):
+        yield found[name]
+
+
+def decoded_together(
+    model: FoundationModel, reader: WindowReader, windows: list[Window], names: list[str], *, causal: bool = False
+) -> Iterator[dict[str, np.ndarray]]:
+    """Target covariates of windows of one session, from their spikes, by the read-out or else the head.
 
     Args:
         model: Adapted.
         reader: Opens the recording.
         windows: Of one session.
-        name: The covariate.
+        names: The covariates.
         causal: Each window ends at the bin asked for; else it is a whole trial or stretch.
 
     Yields:
-        Class logits, values in physical units, or log event counts, as the covariate's kind has it. Not causal:
-        `(T, width)`, or `(K, width)` for the window's K trials. Causal: `(width,)` of the last bin or its trial.
+        By name: class logits, values in physical units, or log event counts, as the covariate's kind has it. Not
+        causal: `(T, width)`, or `(K, width)` for the window's K trials. Causal: `(width,)` of the last bin or trial.
     """
-    channel = next(c for c in model.channels if c.spec.name == name)
-    question = Question(channel, causal, reader.bin_size_s)
+    channels = {c.spec.name: c for c in model.channels}
+    questions = {name: Question(channels[name], causal, reader.bin_size_s) for name in names}
     stored = model.readouts.get(windows[0].recording_id, {}) if windows else {}
     arrays = as_arrays(stored, "decode.")
     decoder = SessionDecoder(model.channels, reader.bin_size_s, arrays)
     for parts in segments(model, reader, windows, last=causal):
-        asked = [part for part in parts if part.row >= 0 or causal or not question.is_label]
-        found = [decoder.predict(question, part) for part in asked]
-        yield found[0][-1] if causal else np.concatenate(found) if found else np.zeros((0, channel.width))
+        out = {}
+        for name, question in questions.items():
+            asked = [part for part in parts if part.row >= 0 or causal or not question.is_label]
+            found = [decoder.predict(question, part) for part in asked]
+            whole = np.concatenate(found) if found else np.zeros((0, channels[name].width))
+            out[name] = found[0][-1] if causal else whole
+        yield out
 
 
 @dataclass(frozen=True)

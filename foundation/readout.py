@@ -15,7 +15,7 @@ read-out are chosen per session on validation trials. Test trials are never touc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -133,6 +133,7 @@ def log_rates(
     windows: list[Window],
     question: Question,
     hide: Hide | None = None,
+    offsets: Sequence[np.ndarray] | None = None,
 ) -> Iterator[np.ndarray]:
     """Log expected counts `(T, N)` of windows of one session, by the read-out made for a question.
 
@@ -142,6 +143,7 @@ def log_rates(
         windows: Of one session.
         question: Which read-out.
         hide: What is hidden; by default as the question says (for `cosmooth` it has to be given).
+        offsets: From `cosmooth_offsets`, for whoever asks `cosmooth` of the same windows many times.
     """
     hide = hide or {"encode": hide_spikes, "forecast": hide_future(KNOWN_SHARE)}[question]
     stored = model.readouts.get(windows[0].recording_id, {})
@@ -153,13 +155,18 @@ def log_rates(
         yield from encoding_log_rates(model, reader, windows, arrays)
         return
     features = SessionFeatures.of_arrays(model, reader, windows[0].recording_id, arrays)
-    offsets: Iterator[np.ndarray | float] = iter([0.0] * len(windows))
-    if question == "cosmooth" and "encode.weights" in arrays:
-        offsets = encoding_log_rates(model, reader, windows, arrays)
+    if question == "cosmooth" and offsets is None:
+        offsets = cosmooth_offsets(model, reader, windows)
     mix = float(arrays[f"{question}.mix"])
-    for answer, offset in zip(answers(model, reader, windows, hide), offsets):
+    for answer, offset in zip(answers(model, reader, windows, hide), offsets or [np.zeros(())] * len(windows)):
         convex = offset + _apply(features, question, answer, arrays)
         yield np.clip(mix * answer.log_rates + (1 - mix) * convex, *LOG_RATE_RANGE)
+
+
+def cosmooth_offsets(model: FoundationModel, reader: WindowReader, windows: list[Window]) -> list[np.ndarray]:
+    """Log-rates `(T, N)` that co-smoothing starts from; empty for a model whose read-out has no encoding."""
+    arrays = as_arrays(model.readouts.get(windows[0].recording_id, {}))
+    return list(encoding_log_rates(model, reader, windows, arrays)) if "encode.weights" in arrays else []
 
 
 def _apply(features: SessionFeatures, question: Question, answer: Answer, arrays: dict[str, np.ndarray]) -> np.ndarray:

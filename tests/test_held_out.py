@@ -241,7 +241,14 @@ def test_region_rows_have_model_baseline_and_leak_meters(runs: Path, synthetic_c
     command = ["evaluate", str(runs / "new"), "--corpus", str(synthetic_corpus.path), "--subjects", "animal03"]
     assert main([*command, "--out", str(tmp_path), "--tasks", "region"]) == 0
     rows = read_results(tmp_path)[0]
-    assert rows["task"].str.startswith("region").all()
+    assert rows["task"].str.startswith(("region", "session_identity")).all()
+    assert {task.split(" ")[1] for task in rows["task"] if task.startswith("region")} == {
+        "group",
+        "pooled",
+        "transductive",
+    }
+    leaks = rows[rows["task"].str.startswith("session_identity")]
+    assert set(leaks["kind"]) <= {"null"}
     expected = {"tiny/adapter", "tiny/adapter, adapter rows", "activity statistics", "rate only", "array index"}
     assert expected <= set(rows["model"])
     assert (rows["subject"] == "animal03").any()

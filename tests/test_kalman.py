@@ -141,6 +141,7 @@ def planted_view(num_trials: int = 120, num_units: int = 25, seed: int = 0) -> S
         fold=0,
         bin_size_s=0.02,
         unit=np.arange(num_units),
+        region=np.full(num_units, ""),
         source_trial=np.arange(num_trials),
         roles=roles,
         full_roles=roles,

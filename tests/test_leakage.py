@@ -27,8 +27,8 @@ from eval.leakage_covariates import SPIKES, Question, covariate_leaks, summaries
 from eval.leakage_regions import order_leaks, region_order
 from eval.leakage_statistics import Normalizer, normalizer_leaks
 from eval.predictions import Prediction
-from eval.scoring import CosmoothFold, cosmooth_folds
 from eval.session_view import RowCovariate, SessionView, TrialCovariate
+from eval.unit_folds import UnitFold, unit_folds
 from foundation.channels import DataConfig, find_channels
 from foundation.corpus import Corpus, write_manifest
 from foundation.recording import CovariateSpec, Recording
@@ -413,12 +413,12 @@ def test_twins_of_held_out_units(animals: list[Recording], view: SessionView) ->
     changed = SessionView.of(twin)
     columns = np.arange(len(changed.unit))
     here, there = (int(np.flatnonzero(changed.unit == u)[0]) for u in (held, r.num_units))
-    fold = CosmoothFold(np.array([here]), np.delete(columns, here))
+    fold = UnitFold(np.array([here]), np.delete(columns, here))
     found = unit_leaks(changed, [fold])
     assert whats(found) == ["twin units"]
     assert found[0].where.endswith(f"such as {held} from {r.num_units}")
-    assert unit_leaks(changed, [CosmoothFold(np.array([here]), np.delete(columns, [here, there]))]) == []
-    assert there not in cosmooth_folds(view)[0].held_out
+    assert unit_leaks(changed, [UnitFold(np.array([here]), np.delete(columns, [here, there]))]) == []
+    assert there not in unit_folds(view, "cosmooth")[0].held_out
 
 
 def test_predictions_of_others_and_of_the_truth(view: SessionView) -> None:

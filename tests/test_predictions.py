@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import multinomial
 from sklearn.metrics import r2_score, roc_auc_score
 
 from eval import metrics
 from eval.predictions import Prediction, read_prediction, write_prediction
-from eval.scoring import conditions, cosmooth_folds, forecast_rows, score, target_rows
+from eval.psth import Cells, given_the_sums, residuals
+from eval.scoring import conditions, forecast_rows, score, target_rows
 from eval.session_view import SessionView
+from eval.unit_folds import unit_folds
 from foundation.corpus import Corpus
 from foundation.recording import Covariate, CovariateSpec, Recording
 
@@ -86,6 +89,63 @@ def test_psth_scores_equal_a_loop_over_the_conditions_of_the_recording(
     assert scores["psth_r2"].n == scores["psth_r2_weighted"].n == varies.sum()
     weighted = r2_score(truth, value, multioutput="variance_weighted")
     assert scores["psth_r2_weighted"].value == pytest.approx(weighted)
+
+
+def test_within_condition_scores_are_those_of_the_multinomial_over_the_trials_of_a_condition() -> None:
+    """Against scipy's, in a loop over cells and units; and condition means, the true ones even, score 0."""
+    rng = np.random.default_rng(0)
+    condition, bins = np.repeat(rng.integers(-1, 2, 30), 4), np.tile(np.arange(4), 30)
+    mean = rng.gamma(2, 0.5, (3, 4, 2))[condition, bins]
+    gain = np.repeat(rng.gamma(2, 0.5, (30, 1)), 4, axis=0)
+    counts = rng.poisson(mean * gain).astype(float)
+    rate = mean * gain**0.5
+    cells = Cells.of(condition, bins)
+    likelihood = np.zeros((3, 2))
+    residual = []
+    for c, b in np.unique(np.stack([condition, bins], axis=1), axis=0):
+        rows = (condition == c) & (bins == b)
+        if c < 0 or rows.sum() < 4:
+            continue
+        residual.append([x[rows] - x[rows].mean(axis=0) for x in (counts, rate)])
+        for u in range(2):
+            y = counts[rows, u]
+            for k, shares in enumerate((rate[rows, u], np.ones(len(y)), y)):
+                if y.sum():
+                    likelihood[k, u] += multinomial.logpmf(y, y.sum(), shares / shares.sum())
+    found, saturated = likelihood[:2], likelihood[2]
+    fitted, truth, null = given_the_sums(rate, counts, cells)
+    for name, of in (("d2", metrics.d2), ("units", metrics.d2_of_units)):
+        lost = saturated - found if name == "units" else (saturated - found).sum(axis=1)
+        np.testing.assert_allclose(of(fitted, truth, null), 1 - lost[0] / lost[1], atol=1e-6)
+    assert metrics.d2(fitted, truth, null) > 0.05
+    for flat in (mean, np.full(mean.shape, 0.7)):
+        fitted, truth, null = given_the_sums(flat, counts, cells)
+        assert metrics.d2(fitted, truth, null) == pytest.approx(0, abs=1e-9)
+        np.testing.assert_allclose(residuals(flat, cells), 0, atol=1e-12)
+    expected = [np.concatenate([pair[k] for pair in residual]) for k in (0, 1)]
+    ours = [residuals(x, cells) for x in (counts, rate)]
+    np.testing.assert_allclose(metrics.r2_of_columns(*ours), r2_score(*expected, multioutput="raw_values"))
+
+
+def test_within_condition_scores_of_a_session(view: SessionView) -> None:
+    """Conditions of the recording, scored units, test trials alone; a PSTH of the train trials scores nothing."""
+    every = np.ones(len(view.trial), bool)
+    found = conditions(view)
+    psth = np.full(view.counts.shape, 0.1)
+    train = view.rows_in("train")
+    for c in range(found.max() + 1):
+        for b in range(view.num_bins.max()):
+            alike = (found[view.trial] == c) & (view.bin == b)
+            if (alike & train).any():
+                psth[alike] = view.counts[alike & train].mean(axis=0) + 0.01
+    scores = score(Prediction.of_rates(view, "encode", "m", psth, every), view)
+    for name in ("within_d2", "within_d2_unit", "within_r2"):
+        assert scores[name].value == pytest.approx(0, abs=1e-6)
+    assert scores["within_d2_unit"].n == scores["bps_unit"].n
+    oracle = 0.5 * psth + 0.5 * (view.counts + 0.01)
+    for name, one in score(Prediction.of_rates(view, "encode", "m", oracle, every), view).items():
+        if name.startswith("within"):
+            assert one.value > 0.3, name
 
 
 def test_conditions_are_trials_alike_in_what_is_categorical(tiny_recording: TinyRecording) -> None:
@@ -230,7 +290,7 @@ def test_forecast_is_trained_and_scored_on_the_last_fifth(view: SessionView) -> 
 
 
 def test_cosmooth_folds_are_disjoint_and_without_twins(tiny_recording: TinyRecording, view: SessionView) -> None:
-    folds = cosmooth_folds(view)
+    folds = unit_folds(view, "cosmooth")
     held = np.concatenate([fold.held_out for fold in folds])
     assert len(folds) == 5
     assert len(np.unique(held)) == len(held) == 5 * round(0.1 * len(view.unit))
@@ -241,7 +301,7 @@ def test_cosmooth_folds_are_disjoint_and_without_twins(tiny_recording: TinyRecor
     units = np.concatenate([copy, np.ones((copy == 0).sum(), np.int32)])
     order = np.argsort(times, kind="stable")
     twins = SessionView.of(tiny_recording(spike_times=times[order], spike_units=units[order]))
-    for fold in cosmooth_folds(twins):
+    for fold in unit_folds(twins, "cosmooth"):
         held_out, inputs = set(twins.unit[fold.held_out]), set(twins.unit[fold.inputs])
         assert not held_out & inputs
         assert not (held_out & {0, 1} and inputs & {0, 1})

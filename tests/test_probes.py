@@ -10,9 +10,18 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from eval import probes
-from eval.probe_table import derive_groups, group_folds, probe_table
-from eval.probes import fit_forest, fit_logistic, predict_folds, probe_regions, score_folds, session_identity
+from eval.probe_fits import fit_forest, fit_logistic, fit_mlp
+from eval.probe_table import ProbeTable, derive_groups, group_folds, probe_table
+from eval.probes import (
+    predict_folds,
+    predict_known_animals,
+    probe_regions,
+    score_folds,
+    transductive_folds,
+    with_neighbors,
+)
 from eval.region_scores import RegionPrediction, macro_f1_of_draws, score_regions
+from eval.session_identity import session_identity
 
 SESSIONS = {f"set/{animal}_{k}": animal for animal in "ABCD" for k in range(2)}
 
@@ -79,7 +88,7 @@ def test_pooled_tests_only_the_animals_that_were_not_trained_on(result):
 
 def test_without_planted_regions_the_score_is_at_chance():
     vectors, units, rates = planted(effect=0.0, seed=3)
-    rows = scores_of(probe_regions(vectors, units, SESSIONS, rates=rates), "features")
+    rows = scores_of(probe_regions(vectors, units, SESSIONS, rates=rates, thorough=False), "features")
     assert abs(rows["balanced_accuracy"].mean() - rows["chance"].mean()) < 0.08
 
 
@@ -90,7 +99,7 @@ def test_same_seed_same_numbers(result):
     pd.testing.assert_frame_equal(again.session_identity, result.session_identity)
 
 
-@pytest.mark.parametrize("fit", [fit_logistic, fit_forest])
+@pytest.mark.parametrize("fit", [fit_logistic, fit_forest, fit_mlp])
 def test_a_units_prediction_does_not_depend_on_other_units_of_the_tested_animal(fit):
     vectors, units, _ = planted()
     table = probe_table(vectors, units, SESSIONS)
@@ -206,6 +215,109 @@ def test_session_identity_meter_sees_a_shift_of_whole_sessions():
         meter = session_identity(probe_table(vectors, units, SESSIONS))
         assert list(meter["pairs"]) == ["same animal", "other animal"]
         assert meter["balanced_accuracy"].between(low, high).all(), (shift, meter)
+
+
+def test_the_leak_meter_is_read_of_every_input_but_the_indices(result):
+    assert set(result.session_identity["input"]) == {"features", "rate only"}
+    alone = result.session_identity[result.session_identity["input"] == "features"].drop(columns="input")
+    vectors, units, _ = planted()
+    pd.testing.assert_frame_equal(alone, session_identity(probe_table(vectors, units, SESSIONS)))
+
+
+def test_the_network_finds_what_no_line_separates():
+    """Exclusive or of two features; and, with ten times the units of one class, it calls both as often."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 2))
+    x = x[np.abs(x).min(axis=1) > 0.2]
+    region = np.where((x > 0).sum(axis=1) == 1, "p", "q")
+    keep = (region == "p") | (rng.random(len(x)) < 0.1)
+    x, region = x[keep], region[keep]
+    half = np.arange(len(x)) % 2 == 0
+    names = np.full(half.sum(), "A"), np.full(half.sum(), "set/A_0")
+    train = ProbeTable(x[half], region[half], *names, np.arange(half.sum()))
+    recall = {}
+    for fit in (fit_logistic, fit_mlp):
+        probe = fit(train, 0)
+        recall[fit] = balanced_accuracy_score(region[~half], probe.predict(x[~half]))
+        np.testing.assert_array_equal(probe.predict_proba(x[~half]), fit(train, 0).predict_proba(x[~half]))
+    assert recall[fit_logistic] < 0.65
+    assert recall[fit_mlp] > 0.85
+
+
+def test_known_animals_are_another_question():
+    """Each animal writes its regions along an axis of its own: legible only to a probe that knows the animal."""
+    rng = np.random.default_rng(0)
+    vectors, units = {}, {}
+    for key, animal in SESSIONS.items():
+        region = rng.choice(["p", "q"], 40)
+        vectors[key] = rng.normal(size=(40, 6))
+        vectors[key][:, "ABCD".index(animal)] += np.where(region == "p", 2.0, -2.0)
+        units[key] = pd.DataFrame({"region": region})
+    table = probe_table(vectors, units, SESSIONS)
+    folds = transductive_folds(table)
+    assert [fold.test for fold in folds] == [("A",), ("B",), ("C",), ("D",)]
+    known = score_folds(predict_known_animals(table, folds[0].classes, fit_logistic), table, folds)
+    assert min(row["balanced_accuracy"] for row, _ in known) > 0.75
+    folds = group_folds(table, [["A", "B", "C", "D"]])
+    never_seen = score_folds(predict_folds(table, folds, fit_logistic), table, folds)
+    assert np.mean([row["balanced_accuracy"] for row, _ in never_seen]) < 0.62
+
+
+def test_known_animals_are_predicted_unit_by_unit_from_others():
+    """A fit never holds the units it answers for, every unit is answered once, and noise says nothing."""
+    vectors, units, _ = planted(effect=0.0)
+    table = probe_table(vectors, units, SESSIONS)
+    inside = table.where(np.isin(table.region, ("p", "q")))
+    asked = []
+
+    class Probe:
+        classes_ = np.array(["p", "q"])
+
+        def __init__(self, train):
+            self.train = {tuple(row) for row in train.features}
+
+        def predict_proba(self, features):
+            assert not self.train & {tuple(row) for row in features}
+            assert len(self.train) + len(features) == len(inside.unit)
+            asked.extend(tuple(row) for row in features)
+            return np.tile([0.25, 0.75], (len(features), 1))
+
+    found = predict_known_animals(table, ("p", "q"), lambda train, seed: Probe(train), 0)
+    assert sorted(asked) == sorted(tuple(row) for row in inside.features)
+    assert found.prob.tolist() == [[0.25, 0.75]] * len(inside.unit)
+    np.testing.assert_array_equal(found.unit, inside.unit)
+    real = predict_known_animals(table, ("p", "q"), fit_logistic, 0)
+    assert abs(np.mean((real.prob[:, 1] > 0.5) == (inside.region == "q")) - 0.5) < 0.1
+
+
+def test_neighbors_on_the_probe_are_averaged():
+    """Against a loop; on another probe, farther than 60 um, or at an unknown depth nobody is a neighbor."""
+    rng = np.random.default_rng(0)
+    depth = rng.uniform(0, 300, 20)
+    depth[4] = np.nan
+    probe = np.where(np.arange(20) % 4 == 0, "x", "y")
+    prob = rng.random((20, 3))
+    prediction = RegionPrediction(np.array(list("abc")), np.full(20, "s"), np.arange(20)[::-1], prob)
+    places = {("s", int(unit)): (depth[i], probe[i]) for i, unit in enumerate(prediction.unit)}
+    found = with_neighbors(prediction, places).prob
+    for i in range(20):
+        near = sorted((abs(depth[j] - depth[i]), j) for j in range(20) if probe[j] == probe[i] and j != 4)
+        rows = [j for distance, j in near if distance <= 60][:5] if i != 4 else [4]
+        np.testing.assert_allclose(found[i], prob[rows].mean(axis=0))
+
+
+def test_regions_in_bands_of_depth_are_read_better_with_neighbors(monkeypatch):
+    monkeypatch.setattr(probes, "session_identity", lambda table, seed: pd.DataFrame())
+    everything = planted(effect=0.4, num=60)
+    vectors, units, rates = ({key: value for key, value in of.items() if key[4] in "AB"} for of in everything)
+    for key, table in units.items():
+        table["unit_id"] = [f"{key}/probe0/{i}" for i in range(60)]
+        table["depth_um"] = 20.0 * np.arange(60)
+    scores = probe_regions(vectors, units, SESSIONS, rates=rates, groups=[["A", "B"]]).scores
+    mean = scores[scores["input"] == "features"].groupby(["protocol", "reading"])["macro_f1"].mean()
+    assert mean["group", "multi"] > mean["group", "single"] + 0.05
+    noise = scores[(scores["input"] == "rate only") & (scores["protocol"] == "group")]
+    assert abs(noise["balanced_accuracy"].mean() - 0.5) < 0.15
 
 
 def test_errors_name_the_recording_and_the_cure():

@@ -10,9 +10,10 @@ import torch
 
 from eval.baselines_networks import sequential_cosmooth, sequential_forecast
 from eval.metrics import r2
-from eval.scoring import cosmooth_folds, forecast_rows
+from eval.scoring import forecast_rows
 from eval.sequential_vae import PaddedTrials, VaeConfig, fit_sequential_vae
 from eval.session_view import SessionView
+from eval.unit_folds import unit_folds
 from foundation.splits import TEST, TRAIN, VAL
 
 SMALL = VaeConfig(
@@ -43,6 +44,7 @@ def planted_view() -> tuple[SessionView, np.ndarray, np.ndarray]:
         fold=0,
         bin_size_s=0.02,
         unit=np.arange(NUM_UNITS),
+        region=np.full(NUM_UNITS, ""),
         source_trial=np.arange(num_trials),
         roles=roles,
         full_roles=roles,
@@ -112,26 +114,28 @@ def test_reads_neither_test_trials_nor_hidden_units_nor_later_bins() -> None:
 
 def test_cosmoothing_beats_the_mean_and_adds_to_an_offset() -> None:
     view, _, truth = planted_view()
-    test, folds = view.rows_in("test"), cosmooth_folds(view)
+    test, folds = view.rows_in("test"), unit_folds(view, "cosmooth")
     held = np.concatenate([fold.held_out for fold in folds])
-    fit = sequential_cosmooth(view, config=SMALL)
+    fit = sequential_cosmooth(view, "cosmooth", config=SMALL)
     assert np.isnan(np.delete(fit.rate, held, axis=1)).all()
     counts = view.counts[test][:, held]
     mean, best = (_loss(counts, rate[test][:, held]) for rate in (view.train_mean() + 0 * truth, truth))
     found = _loss(counts, fit.rate[test][:, held])
     # All that there is to know is worth 1.
     assert 0.6 < (mean - found) / (mean - best) < 1
-    given = sequential_cosmooth(view, np.log(truth), config=SMALL)
+    given = sequential_cosmooth(view, "cosmooth", np.log(truth), config=SMALL)
     assert _loss(counts, given.rate[test][:, held]) < found
     assert given.validation_loss < fit.validation_loss
 
 
 def test_cosmoothing_does_not_read_the_held_out_units() -> None:
     view, _, _ = planted_view()
-    first, *others = cosmooth_folds(view)
+    first, *others = unit_folds(view, "cosmooth")
     counts = view.counts.copy()
     counts[np.ix_(view.rows_in("test"), first.held_out)] += 2
-    before, after = (sequential_cosmooth(v, config=BRIEF).rate for v in (view, replace(view, counts=counts)))
+    before, after = (
+        sequential_cosmooth(v, "cosmooth", config=BRIEF).rate for v in (view, replace(view, counts=counts))
+    )
     np.testing.assert_array_equal(after[:, first.held_out], before[:, first.held_out])
     assert not np.allclose(after[:, others[0].held_out], before[:, others[0].held_out])
 

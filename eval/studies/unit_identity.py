@@ -17,7 +17,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eval.probe_table import ProbeTable, group_folds, probe_table
-from eval.probes import predict_folds, score_folds, session_identity
+from eval.probes import predict_folds, score_folds
+from eval.session_identity import session_identity
 from eval.spike_train_features import rate_and_isi
 from eval.studies.study import Findings
 from eval.studies.unit_identity_findings import BLIND, BOTH, COUPLING, FULL, INDEX, ISI, OWN, RATE, UNTRAINED, write_up

@@ -1,0 +1,119 @@
+"""Controls of decoding: what each breaks and keeps, and what a decoder scores on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from eval.baselines import run_baselines, run_controls, strongest
+from eval.controls import shifted_behavior, shuffled_labels, shuffled_neurons
+from eval.scoring import score
+from eval.session_rows import task_rows
+from eval.session_view import RowCovariate, SessionView
+from foundation.recording import Recording
+
+TinyRecording = Callable[..., Recording]
+
+
+@pytest.fixture(scope="module")
+def coded() -> Callable[[TinyRecording], SessionView]:
+    """Counts of 8 units in 120 trials of 25 bins: half of them fire for one choice, half for the other."""
+
+    def make(tiny_recording: TinyRecording) -> SessionView:
+        rng = np.random.default_rng(0)
+        base, num = tiny_recording(), 120
+        choice = rng.integers(0, 2, num)
+        choice[:4] = -1
+        start = np.arange(num) + 0.25
+        spec = replace(base.covariates["choice"], values=np.maximum(choice, 0), observed=choice >= 0)
+        view = SessionView.of(
+            tiny_recording(
+                units=base.units.loc[[0] * 8].assign(unit_id=[f"u{i}" for i in range(8)]),
+                trials=base.trials.loc[[0] * num].assign(
+                    start_s=start, stop_s=start + 0.5, usable=True, source_index=np.arange(num)
+                ),
+                domain=np.array([[0.0, num + 1.0]]),
+                covariates={"choice": spec},
+            )
+        )
+        prefers = (np.arange(8) % 2)[None] == np.maximum(choice, 0)[view.trial][:, None]
+        return replace(view, counts=rng.poisson(np.where(prefers, 0.3, 0.1)).astype(np.uint8))
+
+    return make
+
+
+def test_each_control_breaks_one_thing_alone(
+    coded: Callable[[TinyRecording], SessionView], tiny_recording: TinyRecording
+) -> None:
+    view = coded(tiny_recording)
+    labels = shuffled_labels(view, "choice", 1)
+    before, after = view.trial_covariates["choice"], labels.trial_covariates["choice"]
+    np.testing.assert_array_equal(before.observed, after.observed)
+    np.testing.assert_array_equal(before.values[~before.observed], after.values[~before.observed])
+    for role in np.unique(view.roles):
+        same = (view.roles == role) & before.observed
+        assert sorted(before.values[same]) == sorted(after.values[same])
+    assert 0.2 < np.mean(before.values != after.values) < 0.7
+    assert labels.counts is view.counts
+
+    neurons = shuffled_neurons(view, 1)
+    np.testing.assert_array_equal(np.sort(neurons.counts, axis=1), np.sort(view.counts, axis=1))
+    orders = set()
+    for m in range(len(view.num_bins)):
+        rows = view.trial == m
+        mine, theirs = view.counts[rows].T.tolist(), neurons.counts[rows].T.tolist()
+        assert sorted(mine) == sorted(theirs)
+        orders.add(tuple(mine.index(column) for column in theirs))
+    assert len(orders) > 100
+
+    rows = np.arange(len(view.trial))
+    timed = RowCovariate(before.spec, rows[:, None].astype(float), rows % 7 > 0)
+    moved = shifted_behavior(replace(view, row_covariates={"speed": timed}), "speed", 1).row_covariates["speed"]
+    (by,) = np.unique((rows - moved.values[:, 0]) % len(rows))
+    assert len(rows) / 3 - 1 <= by <= 2 * len(rows) / 3 + 1
+    np.testing.assert_array_equal(moved.observed, np.roll(timed.observed, int(by)))
+
+
+def test_labels_and_neurons_shuffled_leave_a_decoder_at_chance(
+    coded: Callable[[TinyRecording], SessionView], tiny_recording: TinyRecording
+) -> None:
+    view = coded(tiny_recording)
+    found = run_baselines(view, "choice", effort="quick") | run_controls(view, "choice")
+    assert found["shuffled labels"].kind == found["shuffled neurons"].kind == "control"
+    auc = {name: score(one.prediction, one.session or view)["auc"].value for name, one in found.items()}
+    assert auc["logistic"] > 0.95
+    assert abs(auc["shuffled labels"] - 0.5) < 0.25
+    assert abs(auc["shuffled neurons"] - 0.5) < 0.25
+    rows = [row for row in task_rows(view, "rat", [], found, seeds=[]) if row.metric == "auc"]
+    kinds = {row.model: row.kind for row in rows}
+    assert kinds["shuffled labels"] == kinds["shuffled neurons"] == kinds["majority"] == "null"
+    assert {row.model: row.value for row in rows}["shuffled labels"] == auc["shuffled labels"]
+    assert {row.null for row in rows} <= {"", "majority", "stimulus"}
+    assert strongest(found, "null") in ("majority", "stimulus")
+
+
+def test_what_drifts_on_both_sides_is_decoded_from_shifted_behavior_too(
+    coded: Callable[[TinyRecording], SessionView], tiny_recording: TinyRecording
+) -> None:
+    """A slow behavior and slow rates that have nothing to do with it; and a fast one that the spikes do follow."""
+    view = coded(tiny_recording)
+    rng = np.random.default_rng(0)
+    phase = 6 * np.pi * np.arange(len(view.trial)) / len(view.trial)
+    speed = tiny_recording().covariates["speed"].spec
+    slow = rng.poisson(0.4 + 0.35 * np.sin(phase[:, None] + np.arange(8))).astype(np.uint8)
+    fast = rng.normal(size=len(view.trial) // 5 + 1).repeat(5)[: len(view.trial)]
+    led = rng.poisson(0.4 * np.exp(0.8 * fast[:, None] * np.where(np.arange(8) % 2, 1, -1))).astype(np.uint8)
+    for counts, behavior, spurious in ((slow, np.cos(phase + 0.4), True), (led, fast, False)):
+        covariate = RowCovariate(speed, behavior[:, None], np.ones(len(behavior), bool))
+        session = replace(view, counts=counts, row_covariates={"speed": covariate})
+        found = run_baselines(session, "decode_speed", "causal", effort="quick")
+        found |= run_controls(session, "decode_speed", "causal")
+        r2 = {name: score(one.prediction, one.session or session)["r2"].value for name, one in found.items()}
+        assert r2["ridge"] > 0.3
+        if spurious:
+            assert r2["circular shift"] > 0.5 * r2["ridge"]
+        else:
+            assert max(r2["circular shift"], r2["shuffled neurons"]) < 0.1
