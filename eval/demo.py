@@ -16,6 +16,9 @@ from foundation.finetune import Assignment, finetune
 from foundation.pretrain import pretrain
 
 NUM_ANIMALS, NUM_UNITS, NUM_TRIALS = 8, 36, 150
+# What fits into three minutes; `foundation evaluate` also predicts units within and across regions.
+TASKS = ["encode", "cosmooth", "forecast", "choice", "choice_t"]
+TASKS += ["decode_wheel_speed", "decode_whisker_energy", "region"]
 HEADLINES = (
     ("encode E2", "bps"),
     ("cosmooth b", "bps"),
@@ -61,7 +64,7 @@ def demo(config_path: str, overrides: list[str]) -> Path:
     )
     say("evaluate against baselines and nulls")
     results = config.folder / "results"
-    evaluate([adapted], corpus, config.data.held_out, results, baselines="quick")
+    evaluate([adapted], corpus, config.data.held_out, results, tasks=TASKS, baselines="quick")
     page = write_report(config.folder, results, config.folder / "report.html")
     say("done")
     _summary(results)

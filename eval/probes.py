@@ -94,13 +94,15 @@ def probe_regions(
         train_subjects: Pretraining animals; the pooled protocol trains on them and tests on all others. None: no
             pooled protocol, and every animal counts as held out.
         test_subjects: Leave only these out in the groups; by default every animal in turn.
-        thorough: False: the linear probe alone, animals never seen alone, the leak meter of `features` alone. Controls
-            never get the network, a forest being as free and cheaper; known animals no forest.
+        thorough: False: no network, animals never seen alone, controls by the linear probe alone, and the leak meter
+            of `features` alone. Controls never get the network, a forest being as free and cheaper; known animals no
+            forest.
         seed: Of forests and resampling. The order of units is drawn from the recording id alone.
 
     Returns:
-        Scores of the inputs `features`, each baseline, `rate only`, `array index` (the order the probe is given, after
-        permutation: must be at chance) and `stored index` (what the source's order would give away).
+        Scores of the inputs `features`, each baseline, `rate only`, `depth only` (along the probe, where every unit has
+        one), `array index` (the order the probe is given, after permutation: must be at chance) and `stored index`
+        (what the source's order would give away).
 
     Raises:
         ValueError: Ids, shapes or animals that do not fit, or values that are not finite.
@@ -112,6 +114,9 @@ def probe_regions(
         inputs[name] = probe_table({key: other[key] for key in embeddings}, units, subjects).features
     log_rates = {key: np.log(np.reshape(rates[key], (-1, 1)) + 0.05) for key in embeddings}
     inputs["rate only"] = probe_table(log_rates, units, subjects).features
+    depth = {key: units[key].get("depth_um", pd.Series(dtype=float)).to_numpy(float)[:, None] for key in embeddings}
+    if all(len(d) == len(units[key]) and np.isfinite(d).all() for key, d in depth.items()):
+        inputs["depth only"] = probe_table(depth, units, subjects).features
     inputs["array index"] = _index_features(table.session, _position_in_session(table.session))
     inputs["stored index"] = _index_features(table.session, table.unit)
     folds = group_folds(table, derive_groups(table) if groups is None else groups)
@@ -132,7 +137,9 @@ def probe_regions(
     for input_name, features in inputs.items():
         probed = replace(table, features=features)
         for probe_name, fit in PROBES.items():
-            if probe_name != "logistic" and (not thorough or (probe_name == "mlp" and input_name in controls)):
+            if not thorough and (probe_name == "mlp" or (probe_name == "forest" and input_name in controls)):
+                continue
+            if probe_name == "mlp" and input_name in controls:
                 continue
             known: Answers = {}
             for protocol in dict.fromkeys(fold.protocol for fold in folds):

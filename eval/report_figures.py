@@ -187,12 +187,15 @@ def dots(scores: dict[str, tuple[str, pd.DataFrame]], metric: str) -> go.Figure:
     return finish(fig, 120 + 40 * len(names))
 
 
-def few_shot(curves: dict[str, tuple[str, list[tuple[str, float, float, float]]]], metric: str) -> go.Figure:
-    """Score against the number of train trials.
+def score_curves(
+    curves: dict[str, tuple[str, list[tuple[str, float, float, float]]]], metric: str, axis: str
+) -> go.Figure:
+    """Score against a number, such as that of train trials, drawn at equal steps.
 
     Args:
-        curves: Model to kind and points `(trials, mean, low, high)`, trials as text ("16", ..., "all").
-        metric: Of the axis.
+        curves: Model to kind and points `(number, mean, low, high)`, the number as text ("16", ..., "all").
+        metric: Of the vertical axis.
+        axis: Title of the horizontal one.
     """
     ticks = {t for _, points in curves.values() for t, *_ in points}
     order = sorted(ticks - {"all"}, key=int) + (["all"] if "all" in ticks else [])
@@ -215,9 +218,7 @@ def few_shot(curves: dict[str, tuple[str, list[tuple[str, float, float, float]]]
             error_y={"type": "data", "color": color, **error},
             hovertemplate=plain(name) + ": %{y:.4f}<extra></extra>",
         )
-    fig.update_xaxes(
-        title_text="train trials of the held-out session", tickvals=list(range(len(order))), ticktext=order
-    )
+    fig.update_xaxes(title_text=axis, tickvals=list(range(len(order))), ticktext=order)
     fig.update_yaxes(title_text=metric_title(metric))
     return finish(fig, 400, top=30 + 24 * (1 + len(curves) // 3))
 

@@ -6,6 +6,7 @@ Result rows in, HTML out; reads no files and knows no other part of the page.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import plotly.graph_objects as go
 from eval.details import Details
 from eval.report_calibration import calibration_html
 from eval.report_details import ceilings_html, conventions_html
-from eval.report_figures import dots, few_shot, figure_html
+from eval.report_figures import dots, figure_html, score_curves
 from eval.report_tables import (
     MARKS,
     Comparison,
@@ -34,6 +35,11 @@ from eval.report_tables import (
 )
 from eval.results import UNIT_PROBES
 from eval.statistics import Outcome, per_session, session_interval
+
+# Scores at single times, such as `auc_100ms`: a curve, not a table each.
+_AT_TIME = re.compile(r"_\d+ms$")
+# Further readings of a question, which the grid has and the sentences leave out.
+_VARIANT = re.compile("transductive|multi-unit|, adapter rows|, forest|, mlp|, GLM on states")
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ def _title(rows: pd.DataFrame) -> str:
 
 
 def verdict(rows: pd.DataFrame) -> str:
-    """Every comparison of a pretrained model with its strongest baseline: counted, in words, and as a grid."""
+    """Pretrained models beside their strongest baselines: all are counted and in a grid, each question in words."""
     sentences: list[str] = []
     cells: dict[tuple[str, str], dict[str, tuple[Comparison, str]]] = {}
     outcomes: list[Outcome] = []
@@ -92,7 +98,7 @@ def verdict(rows: pd.DataFrame) -> str:
                     metric,
                 )
                 outcomes.append(c.verdict.outcome)
-                if index == 0:
+                if index == 0 and not _VARIANT.search(f"{part['task'].iloc[0]} {model}"):
                     text = f"<strong>{escape(_title(part))}, {_condition_name(split, trials)}.</strong> "
                     mark = f'<span class="mark {c.verdict.outcome}">{MARKS[c.verdict.outcome]}</span>'
                     sentences.append(f"<li>{mark}{text}{sentence(track, c, metric, _scored(part))}</li>")
@@ -129,10 +135,10 @@ def task_section(rows: pd.DataFrame, details: Details) -> Section:
     if panels:
         note = f"Large marks: mean of an animal with its 95 % {scored[:-1]} interval; small marks: its {scored}."
         html.insert(1, figure_html(panels, note if scored == "sessions" else "Marks: animals."))
-    html.append(_few_shot(main, metric, scored))
+    html += [_in_time(rows[rows["train_trials"] == 0], metric, scored), _few_shot(main, metric, scored)]
     behind = details.of_task(str(rows["dataset"].iloc[0]), task)
     html += [calibration_html(behind), ceilings_html(behind, rows), conventions_html(behind)]
-    if len(others := [m for m in dict.fromkeys(rows["metric"]) if m != metric]):
+    if len(others := [m for m in dict.fromkeys(rows["metric"]) if m != metric and not _AT_TIME.search(m)]):
         tables = [
             score_table(
                 track,
@@ -164,6 +170,30 @@ def _paired(track: pd.DataFrame, metric: str, name: str, scored: str) -> str:
     )
 
 
+def _in_time(rows: pd.DataFrame, metric: str, scored: str) -> str:
+    """The headline metric at each time of the trial; empty for a task that is not scored at several."""
+    at_times = rows[rows["metric"].str.fullmatch(rf"{metric}_\d+ms")]
+    variants = {}
+    for split, trials, track in _conditions(at_times):
+        curves = {}
+        for kind, model in models_of(track):
+            points = []
+            own = track[track["model"] == model]
+            for name in dict.fromkeys(own["metric"]):
+                interval = session_interval(per_session(own[own["metric"] == name])["value"].to_numpy())
+                time = name.removeprefix(f"{metric}_").removesuffix("ms")
+                points.append((time, interval.mean, interval.low, interval.high))
+            curves[model] = (kind, points)
+        variants[_condition_name(split, trials)] = score_curves(curves, metric, "time since the trial began (ms)")
+    if not variants:
+        return ""
+    caption = (
+        f"{metric_name(metric)} from what there was up to each time, over the trials that last that long; mean over "
+        f"{scored} with 95 % intervals. Solid: models; dashed: baselines; dotted: nulls."
+    )
+    return f"<h3>In the course of a trial</h3>{figure_html(variants, caption)}"
+
+
 def _few_shot(rows: pd.DataFrame, metric: str, scored: str) -> str:
     """Curves per split over the sessions that every curve has, and the paired table of each number of trials."""
     if not (rows["train_trials"] > 0).any():
@@ -185,7 +215,7 @@ def _few_shot(rows: pd.DataFrame, metric: str, scored: str) -> str:
                 interval = session_interval(values.to_numpy())
                 points.append((str(trials) if trials else "all", interval.mean, interval.low, interval.high))
             curves[model] = (kind, points)
-        variants[str(split)] = few_shot(curves, metric)
+        variants[str(split)] = score_curves(curves, metric, "train trials of the held-out session")
         notes.append(f"{split}: {len(common)} of {part['session'].nunique()} {scored}")
         for _, trials, track in _conditions(part[part["train_trials"] > 0]):
             tables.append(_paired(track, metric, _condition_name(str(split), trials), scored))

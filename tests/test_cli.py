@@ -227,6 +227,7 @@ def test_train_finetune_and_embed(synthetic_corpus: Corpus, tmp_path: Path, caps
     assert load_model(run).shape.width == 16
 
     few = ["finetune.few_shot_steps=3", "finetune.windows_per_step=8", "finetune.readout.enabled=false"]
+    few += ["finetune.decoding.causal_bins=300"]
     arguments = ["--corpus", corpus, "--subjects", "animal03", "--out", str(new), "--train-trials", "6", "--draw", "1"]
     # Overrides may stand anywhere, also behind an option that takes several values.
     arguments[4:4] = few[:1]

@@ -38,7 +38,8 @@ TARGETS = ("choice", "wheel_speed", "whisker_energy")
 def adapted(tiny_run: Path, synthetic_corpus: Corpus) -> FoundationModel:
     """Adapted, with rows but without read-outs."""
     quick = ReadoutConfig(enabled=False)
-    config = FinetuneConfig(steps=15, windows_per_step=16, val_every=15, readout=quick)
+    none = DecodingConfig(enabled=False)
+    config = FinetuneConfig(steps=15, windows_per_step=16, val_every=15, readout=quick, decoding=none)
     return adapt(load_model(tiny_run), synthetic_corpus, [KEY], config, ObjectiveConfig()).eval()
 
 

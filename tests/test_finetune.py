@@ -33,7 +33,14 @@ from foundation.training_data import add_sessions, training_data
 KEY = "synthetic/animal03_0"
 READOUT = ReadoutConfig(penalties=[100.0], coupling_penalties=[300.0], components=6, history_components=3, groups=2)
 QUICK = FinetuneConfig(
-    steps=6, full_steps=3, few_shot_steps=6, windows_per_step=16, val_every=3, patience=0, readout=READOUT
+    steps=6,
+    full_steps=3,
+    few_shot_steps=6,
+    windows_per_step=16,
+    val_every=3,
+    patience=0,
+    readout=READOUT,
+    decoding=DecodingConfig(causal_bins=300),
 )
 NO_READOUT = replace(QUICK, readout=replace(READOUT, enabled=False), decoding=DecodingConfig(enabled=False))
 OBJECTIVE = ObjectiveConfig()

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from eval import held_out
 from eval.details import read_details
 from eval.examples import read_examples
 from eval.predictions import read_prediction, write_prediction
+from eval.probe_fits import fit_logistic
 from eval.results import read_results
 from eval.scoring import score
 from eval.session_view import SessionView
@@ -38,6 +40,7 @@ SMALL = [
     "finetune.readout.coupling_penalties=[1000.0]",
     "finetune.readout.penalties=[100.0, 1000.0]",
     "finetune.readout.groups=3",
+    "finetune.decoding.causal_bins=300",
 ]
 
 
@@ -170,8 +173,12 @@ def test_two_processes_and_a_resumed_one_write_the_same_rows(
     command += ["--subjects", "animal03", "--tasks", "choice", "--baselines", "none", "--out"]
     assert main([*command, str(tmp_path / "one")]) == 0
     launched = [sys.executable, "-m", "foundation", *command, str(tmp_path / "two")]
-    both = [subprocess.Popen(launched, cwd=Path(__file__).parents[1]) for _ in range(2)]
-    assert [process.wait(120) for process in both] == [0, 0]
+    other = subprocess.Popen(launched, cwd=Path(__file__).parents[1])
+    deadline = time.monotonic() + 250
+    while not (tmp_path / "two/.work").exists() and other.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert main([*command, str(tmp_path / "two")]) == 0
+    assert other.wait(250) == 0
     done: list[str] = []
 
     def interrupted(*arguments: Any) -> Any:
@@ -237,7 +244,10 @@ def test_a_test_trial_used_in_adaptation_is_refused(
         folder.write_text(honest)
 
 
-def test_region_rows_have_model_baseline_and_leak_meters(runs: Path, synthetic_corpus: Corpus, tmp_path: Path) -> None:
+def test_region_rows_have_model_baseline_and_leak_meters(
+    runs: Path, synthetic_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eval.probes.PROBES", {"logistic": fit_logistic})
     command = ["evaluate", str(runs / "new"), "--corpus", str(synthetic_corpus.path), "--subjects", "animal03"]
     assert main([*command, "--out", str(tmp_path), "--tasks", "region"]) == 0
     rows = read_results(tmp_path)[0]

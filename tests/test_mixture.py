@@ -324,7 +324,7 @@ data:
   window_s: 0.4
 model: {{width: 16, depth: 1, heads: 2, feed_forward: 16, private_rank: 2}}
 train: {{steps: 4, windows_per_step: 8, windows_per_session: 4, val_every: 4, track: []}}
-finetune: {{steps: 3, windows_per_step: 8, readout: {{groups: 2}}}}
+finetune: {{steps: 3, windows_per_step: 8, readout: {{groups: 2}}, decoding: {{causal_bins: 300}}}}
 """
     )
     assert load_config(path).data.corpora["rats"].weight == 2.0

@@ -316,6 +316,8 @@ def test_regions_in_bands_of_depth_are_read_better_with_neighbors(monkeypatch):
     scores = probe_regions(vectors, units, SESSIONS, rates=rates, groups=[["A", "B"]]).scores
     mean = scores[scores["input"] == "features"].groupby(["protocol", "reading"])["macro_f1"].mean()
     assert mean["group", "multi"] > mean["group", "single"] + 0.05
+    depth = scores[(scores["input"] == "depth only") & (scores["reading"] == "single")]
+    assert (depth["macro_f1"] > 0.85).all()
     noise = scores[(scores["input"] == "rate only") & (scores["protocol"] == "group")]
     assert abs(noise["balanced_accuracy"].mean() - 0.5) < 0.15
 

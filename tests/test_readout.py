@@ -13,6 +13,7 @@ from sklearn.linear_model import PoissonRegressor
 
 from foundation.checkpoint import load_model
 from foundation.corpus import Corpus, write_manifest
+from foundation.decoding import DecodingConfig
 from foundation.finetune import FinetuneConfig, adapt
 from foundation.model import LOG_RATE_RANGE, FoundationModel
 from foundation.objectives import ObjectiveConfig
@@ -32,7 +33,9 @@ CONFIG = ReadoutConfig(
 
 @pytest.fixture(scope="module")
 def model(tiny_run: Path, synthetic_corpus: Corpus) -> FoundationModel:
-    config = FinetuneConfig(steps=20, windows_per_step=16, val_every=10, readout=CONFIG)
+    config = FinetuneConfig(
+        steps=20, windows_per_step=16, val_every=10, readout=CONFIG, decoding=DecodingConfig(enabled=False)
+    )
     return adapt(load_model(tiny_run), synthetic_corpus, [KEY], config, ObjectiveConfig()).eval()
 
 

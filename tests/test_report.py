@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -381,6 +382,32 @@ def test_seeds_have_a_standard_error(tmp_path: Path) -> None:
     means = [np.mean([r.value for r in rows if (r.model, r.seed) == ("foundation/adapter", k)]) for k in range(3)]
     line = text[text.index("foundation/adapter model") :][:200]
     assert f"7 3 ± {np.std(means, ddof=1) / np.sqrt(3):.4f}" in line
+
+
+def test_scores_at_single_times_are_a_curve_and_no_tables(tmp_path: Path) -> None:
+    rows = [
+        r for r in make_rows(np.random.default_rng(5)) if (r.task, r.split, r.metric) == ("choice", "temporal", "auc")
+    ]
+    rows = [replace(r, task="choice_t") for r in rows]
+    early = [replace(r, metric="auc_100ms", value=r.value - 0.2) for r in rows]
+    late = [replace(r, metric="auc_200ms", value=r.value - 0.1) for r in rows]
+    write_results(tmp_path, rows + early + late, {})
+    page = write_report(tmp_path, tmp_path, tmp_path / "r.html")
+    text = Page(page).text
+    assert "In the course of a trial" in text
+    assert "Other metrics" not in text
+    found = [v[0] for v in figures(page) if "time since the trial began" in json.dumps(v)]
+    assert len(found) == 1
+    curve = next(trace for trace in found[0]["data"] if trace["name"] == "foundation/adapter")
+    mean = {
+        session: np.mean([r.value for r in rows if (r.model, r.session) == ("foundation/adapter", session)])
+        for session in {r.session for r in rows}
+    }
+    expected = np.mean(list(mean.values())) - np.array([0.2, 0.1])
+    y = curve["y"]
+    values = np.frombuffer(base64.b64decode(y["bdata"]), y["dtype"]) if isinstance(y, dict) else y
+    np.testing.assert_allclose(values, expected)
+    assert found[0]["layout"]["xaxis"]["ticktext"] == ["100", "200"]
 
 
 def test_printed_mean_is_the_mean_of_the_rows(tmp_path: Path) -> None:

@@ -191,14 +191,17 @@ def test_models_see_the_inputs_of_each_fold_and_nothing_else(
 ) -> None:
     key, masks = "synthetic/animal03_0", []
 
-    def fake(model: Any, reader: Any, windows: list[Any], question: str, hide: Any) -> Iterator[np.ndarray]:
-        assert question == "cosmooth"
+    def fake(
+        model: Any, reader: Any, windows: list[Any], question: str, hide: Any, offsets: list[np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        assert (question, offsets) == ("cosmooth", [])
         shapes = window_shapes(reader.batch(windows[:1]), world.channels)
         masks.append(hide(shapes[0]).units)
         for window in windows:
             yield np.log(1.0 + np.tile(np.arange(len(view.unit)), (window.num_bins, 1)))
 
     monkeypatch.setattr(model_predictions, "log_rates", fake)
+    monkeypatch.setattr(model_predictions, "cosmooth_offsets", lambda model, reader, windows: [])
     assert model_predictions.MODEL_TRACKS[task] == ("b",)
     found = model_predictions.predict_task(None, world.reader, key, view, task, "b", "m")  # type: ignore[arg-type]
     folds = unit_folds(view, task)
