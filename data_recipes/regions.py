@@ -18,6 +18,11 @@ PARCELLATIONS = {"allen": "Allen", "beryl": "Beryl", "cosmos": "Cosmos"}
 NOWHERE = frozenset({"", "root", "void", "grey", "fiber tracts", "nan", "none", "no area", "unknown"})
 
 
+def known_regions(names: Iterable[object]) -> np.ndarray:
+    """Names as `(N,)` str, "" for those that say nowhere."""
+    return np.array(["" if str(name).lower() in NOWHERE else str(name) for name in names], dtype=str)
+
+
 def map_acronyms(acronyms: Iterable[str], to: str) -> np.ndarray:
     """The region of each acronym in a parcellation.
 

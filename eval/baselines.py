@@ -42,7 +42,7 @@ from eval.controls import broken_sessions
 from eval.predictions import LABEL_TASKS, RATE_TASKS, TRACE_PREFIX, VALUE_TASKS, Prediction, traced
 from eval.scoring import target_rows
 from eval.session_view import SessionView
-from eval.unit_folds import UNIT_TASKS, held_out_units, unit_tasks
+from eval.unit_folds import UNIT_TASKS, held_out_units, permuted_regions, unit_tasks
 
 # `baseline`: the inputs a model has in this task. `null`: fewer. `reference`: more; printed, never the one to beat.
 # `control`: a baseline on a session broken on purpose; listed with the nulls, never the one to beat either.
@@ -137,7 +137,8 @@ def run_baselines(
         return {}
     if task in RATE_TASKS:
         rates = _rate_fits(view, task, track, effort)
-        return {name: _of_rate(view, task, track, name, fit) for name, fit in rates.items()}
+        out = {name: _of_rate(view, task, track, name, fit) for name, fit in rates.items()}
+        return out | (_permuted_regions(view, task, track) if effort != "quick" else {})
     if task == "choice_t":
         return {n: _of_rows(view, task, track, n, "logit", fit) for n, fit in choice_in_time_fits(view).items()}
     found = _scalar_fits(view, task, track, effort, others)
@@ -200,6 +201,19 @@ def _linear_fit(view: SessionView, task: str, track: str) -> ScalarFit:
     if (name := traced(task)) is not None:
         return trace_fit(view, name, causal=track == "causal")
     return value_fit(view, task) if task in VALUE_TASKS else label_fit(view, task)
+
+
+def _permuted_regions(view: SessionView, task: str, track: str) -> dict[str, Baseline]:
+    """The control of the tasks of regions: the ridge where labels of regions say nothing; empty for other tasks."""
+    if task not in ("intra_region", "inter_region"):
+        return {}
+    permuted = permuted_regions(view, seed=0)
+    if task not in unit_tasks(permuted):
+        return {}
+    # Rates of the GLM do not depend on regions.
+    offset = None if track == "a" else _log(encoding_fits(view, to_end=True)["glm_ensemble"].rate)
+    one = _of_rate(permuted, task, track, "permuted regions", neuron_fits(permuted, task, offset)["neurons"])
+    return {"permuted regions": replace(one, kind="control", session=permuted)}
 
 
 def _rate_fits(view: SessionView, task: str, track: str, effort: Effort) -> dict[str, RateFit]:

@@ -231,13 +231,18 @@ def over_neighbors(probability: np.ndarray, depth_um: np.ndarray, probe: np.ndar
         depth_um: `(M,)` along the probe.
         probe: `(M,)` ids.
     """
-    out = np.empty_like(probability)
+    return np.stack([probability[near].mean(axis=0) for near in neighbors(depth_um, probe)])
+
+
+def neighbors(depth_um: np.ndarray, probe: np.ndarray) -> list[np.ndarray]:
+    """Rows of the 5 units nearest to each within 60 um of its probe, itself included."""
+    found = []
     for i, depth in enumerate(depth_um):
         distance = np.abs(depth_um - depth)
         near = np.flatnonzero((probe == probe[i]) & (distance <= RADIUS_UM))
         # Upstream sorts with NumPy's default: among equal distances, as it does.
-        out[i] = probability[near[np.argsort(distance[near])][:NEIGHBORS]].mean(axis=0)
-    return out
+        found.append(near[np.argsort(distance[near])][:NEIGHBORS])
+    return found
 
 
 def _of_trials(

@@ -29,7 +29,8 @@ def broken_sessions(view: SessionView, covariate: str, seed: int = 0) -> dict[st
         shifted = {"circular shift": shifted_behavior(view, covariate, seed)}
     else:
         shifted = {"shuffled labels": shuffled_labels(view, covariate, seed)}
-    return {**shifted, "shuffled neurons": shuffled_neurons(view, seed)}
+    # One unit cannot be told from another anyway.
+    return shifted | ({"shuffled neurons": shuffled_neurons(view, seed)} if view.counts.shape[1] > 1 else {})
 
 
 def shuffled_labels(view: SessionView, name: str, seed: int = 0) -> SessionView:
@@ -43,13 +44,12 @@ def shuffled_labels(view: SessionView, name: str, seed: int = 0) -> SessionView:
 
 
 def shifted_behavior(view: SessionView, name: str, seed: int = 0) -> SessionView:
-    """A covariate in time, and where it was observed, rolled by a random third to two thirds of the session's rows."""
-    covariate, rows = view.row_covariates[name], len(view.trial)
-    by = int(np.random.default_rng(seed).integers(rows // 3, 2 * rows // 3 + 1))
-    rolled = replace(
-        covariate, values=np.roll(covariate.values, by, axis=0), observed=np.roll(covariate.observed, by, axis=0)
-    )
-    return replace(view, row_covariates={**view.row_covariates, name: rolled})
+    """A covariate in time, rolled by a random third to two thirds of the rows where it was observed, among these."""
+    covariate = view.row_covariates[name]
+    seen, values = np.flatnonzero(covariate.observed), covariate.values.copy()
+    by = int(np.random.default_rng(seed).integers(len(seen) // 3, 2 * len(seen) // 3 + 1))
+    values[seen] = np.roll(values[seen], by, axis=0)
+    return replace(view, row_covariates={**view.row_covariates, name: replace(covariate, values=values)})
 
 
 def shuffled_neurons(view: SessionView, seed: int = 0) -> SessionView:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from eval.results import is_scratch
+
 # Of a unit with fewer spikes in the scored rows a difference in bits per spike is mostly chance.
 MIN_SPIKES = 100
 NUM_UNITS = 8
@@ -27,7 +29,7 @@ def judged(units: pd.DataFrame) -> pd.DataFrame:
     """
     if not len(units):
         return units
-    units = units[units["baseline"].ne("") & ~units["model"].str.endswith("/scratch")]
+    units = units[units["baseline"].ne("") & ~units["model"].map(is_scratch)]
     if not len(units):
         return units
     first = units.iloc[0]

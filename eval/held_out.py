@@ -25,7 +25,7 @@ from eval.examples import ConfusionExample
 from eval.leakage import leaks_of, refuse
 from eval.model_predictions import MODEL_TRACKS, predict_task
 from eval.predictions import RATE_TASKS, Prediction, file_name, read_prediction, traced, write_prediction
-from eval.region_evaluation import region_rows
+from eval.region_evaluation import COLUMNS, region_rows
 from eval.report_examples import failure_examples, make_examples
 from eval.results import SPLITS, ResultRow, plain, write_results
 from eval.session_rows import task_rows
@@ -59,10 +59,10 @@ def evaluate(
         corpus: Holds the animals' recordings, and the pretraining animals' for the region probe.
         subjects: Animals to score.
         out: Results folder.
-        tasks: Such as ["encode", "choice"]; by default all that the data allow, and the region probe.
+        tasks: Such as ["encode", "choice", "region"]; by default all that the data allow, and the unit probes.
         base: Pretrained run for the region probe; by default the one the models remember.
         all_regions: Probe regions on every animal left out in turn, not on held-out animals alone.
-        baselines: Which baselines and nulls to fit; `none` and `quick` also probe regions with a linear probe alone.
+        baselines: Which baselines and nulls to fit; with `none` and `quick` units are not probed thoroughly either.
         force: Score what provenance forbids, and stamp the results.
 
     Returns:
@@ -116,10 +116,10 @@ def evaluate(
         rows = [ResultRow(**row) for part in ordered for row in part["rows"]]
         details = joined(part["details"] for part in ordered)
         confusions: list[ConfusionExample] = []
-        if tasks is None or "region" in tasks:
+        if columns := [name for name in COLUMNS if tasks is None or name in tasks]:
             thorough = baselines not in ("none", "quick")
             left_out = None if all_regions else subjects
-            regions, confusions = region_rows(models, corpus, base, left_out, thorough=thorough)
+            regions, confusions = region_rows(models, corpus, base, left_out, columns=columns, thorough=thorough)
             rows += regions
         write_examples_of(models, corpus, out, confusions, details)
         details.write(out)

@@ -182,7 +182,7 @@ def unit_leaks(view: SessionView, folds: Sequence[UnitFold] | None = None) -> li
         folds: As the model was given them; by default those of all tasks of `eval.unit_folds` that the session has.
 
     Raises:
-        ValueError: No folds are given, and the session has too few units for its own.
+        ValueError: No folds are given, and all that co-smoothing could read are twins.
     """
     train = np.flatnonzero(view.rows_in("train", full=True))
     counts = view.counts[train].astype(float)

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix
 from sklearn.base import ClassifierMixin
 from sklearn.model_selection import StratifiedKFold
 
-from eval.bwb_export import over_neighbors
+from eval.bwb_export import neighbors
 from eval.probe_fits import PROBES
 from eval.probe_table import (
     MIN_UNITS_AVERAGED,
@@ -30,7 +31,7 @@ from eval.probe_table import (
     pooled_folds,
     probe_table,
 )
-from eval.region_scores import RegionPrediction, score_regions, session_names
+from eval.region_scores import Pooling, RegionPrediction, score_regions, session_names
 from eval.session_identity import session_identity
 
 UNIT_FOLDS = 5
@@ -100,8 +101,8 @@ def probe_regions(
         seed: Of forests and resampling. The order of units is drawn from the recording id alone.
 
     Returns:
-        Scores of the inputs `features`, each baseline, `rate only`, `depth only` (along the probe, where every unit has
-        one), `array index` (the order the probe is given, after permutation: must be at chance) and `stored index`
+        Scores of the inputs `features`, each baseline, `rate only`, `depth only` (along the probe, where the tables
+        have it), `array index` (the order the probe is given, after permutation: must be at chance) and `stored index`
         (what the source's order would give away).
 
     Raises:
@@ -114,9 +115,12 @@ def probe_regions(
         inputs[name] = probe_table({key: other[key] for key in embeddings}, units, subjects).features
     log_rates = {key: np.log(np.reshape(rates[key], (-1, 1)) + 0.05) for key in embeddings}
     inputs["rate only"] = probe_table(log_rates, units, subjects).features
-    depth = {key: units[key].get("depth_um", pd.Series(dtype=float)).to_numpy(float)[:, None] for key in embeddings}
-    if all(len(d) == len(units[key]) and np.isfinite(d).all() for key, d in depth.items()):
-        inputs["depth only"] = probe_table(depth, units, subjects).features
+    depth = {key: units[key].get("depth_um", pd.Series(dtype=float)).to_numpy(float) for key in embeddings}
+    if all(np.isfinite(d).any() for d in depth.values()):
+        # The few units whose depth nobody knows get that of the middle.
+        middle = np.nanmedian(np.concatenate(list(depth.values())))
+        filled = {key: np.where(np.isfinite(d), d, middle)[:, None] for key, d in depth.items()}
+        inputs["depth only"] = probe_table(filled, units, subjects).features
     inputs["array index"] = _index_features(table.session, _position_in_session(table.session))
     inputs["stored index"] = _index_features(table.session, table.unit)
     folds = group_folds(table, derive_groups(table) if groups is None else groups)
@@ -151,9 +155,12 @@ def probe_regions(
                 else:
                     prediction = predict_folds(probed, mine, fit, seed, known)
                 predictions[protocol, input_name, probe_name] = prediction
-                readings = {"single": prediction} | ({"multi": with_neighbors(prediction, places)} if places else {})
-                for reading, answer in readings.items():
-                    for row, counts in score_folds(answer, table, mine, seed):
+                readings: dict[str, Pooling | None] = {"single": None}
+                # A known animal's neighbors were predicted by fits that knew the unit: they would give its label back.
+                if places and protocol != "transductive":
+                    readings["multi"] = pooling(prediction, places)
+                for reading, pool in readings.items():
+                    for row, counts in score_folds(prediction, table, mine, seed, pool):
                         row |= {"input": input_name, "probe": probe_name, "reading": reading}
                         row["held_out"] = train_subjects is None or row["subject"] not in train_subjects
                         scores.append(row)
@@ -249,10 +256,8 @@ def predict_known_animals(
     return RegionPrediction(np.array(classes), session_names(inside.session), inside.unit, prob)
 
 
-def with_neighbors(
-    prediction: RegionPrediction, places: Mapping[tuple[str, int], tuple[float, str]]
-) -> RegionPrediction:
-    """Each unit's probabilities averaged over the five nearest predicted units within 60 um of its probe, itself too.
+def pooling(prediction: RegionPrediction, places: Mapping[tuple[str, int], tuple[float, str]]) -> Pooling:
+    """Weights `(M, M)`: the mean over the five nearest predicted units within 60 um of the probe, the unit itself too.
 
     As Brain-Wide Bench pools; a unit without a depth stays alone.
 
@@ -262,7 +267,11 @@ def with_neighbors(
     """
     where = [places[key] for key in zip(prediction.session_of_unit.tolist(), prediction.unit.tolist())]
     depth = np.array([d if np.isfinite(d) else 1e9 * (1 + i) for i, (d, _) in enumerate(where)])
-    return replace(prediction, prob=over_neighbors(prediction.prob, depth, np.array([p for _, p in where])))
+    near = neighbors(depth, np.array([p for _, p in where]))
+    number = np.array([len(rows) for rows in near])
+    values = np.repeat(1 / number, number)
+    starts = np.concatenate([[0], np.cumsum(number)])
+    return csr_matrix((values, np.concatenate(near), starts), shape=(len(near), len(near)))
 
 
 def _places(units: Mapping[str, pd.DataFrame]) -> dict[tuple[str, int], tuple[float, str]]:
@@ -280,7 +289,11 @@ def _places(units: Mapping[str, pd.DataFrame]) -> dict[tuple[str, int], tuple[fl
 
 
 def score_folds(
-    prediction: RegionPrediction, table: ProbeTable, folds: Sequence[Fold], seed: int = 0
+    prediction: RegionPrediction,
+    table: ProbeTable,
+    folds: Sequence[Fold],
+    seed: int = 0,
+    pool: Pooling | None = None,
 ) -> list[tuple[dict[str, Any], pd.DataFrame]]:
     """Score a prediction, ours or read from a file, per test animal: rows of `RegionResult.scores` and confusions."""
     scored = []
@@ -290,7 +303,7 @@ def score_folds(
             truth = table.where(np.isin(table.region, fold.classes) & np.isin(table.subject, members))
             if not len(truth.unit):
                 continue
-            row, counts = score_regions(prediction, truth.region, truth.session, truth.unit, fold.classes, seed)
+            row, counts = score_regions(prediction, truth.region, truth.session, truth.unit, fold.classes, seed, pool)
             who = {"protocol": fold.protocol, "group": fold.group, "subject": name}
             scored.append(({**who, **row, "averaged": len(truth.unit) >= MIN_UNITS_AVERAGED}, counts))
     return scored

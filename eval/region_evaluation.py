@@ -10,11 +10,12 @@ rows beside; else the adapter rows. Region labels are read here and nowhere befo
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from data_recipes.regions import known_regions
 from eval.adapted import Adapted
 from eval.examples import ConfusionExample
 from eval.probes import NoFoldError, RegionResult, probe_regions
@@ -26,12 +27,18 @@ from foundation.fingerprint import FINGERPRINT
 from foundation.model import FoundationModel
 
 # Columns of the units table that are probed where they are filled.
-COLUMNS = ("region", "cell_type")
-F1 = "macro-F1 over the regions present, one score per animal"
+PLURAL = {"region": "regions", "cell_type": "cell types"}
+COLUMNS = tuple(PLURAL)
 
 
 def region_rows(
-    models: list[Adapted], corpus: Corpus, base: str | None, test_subjects: list[str] | None, *, thorough: bool = True
+    models: list[Adapted],
+    corpus: Corpus,
+    base: str | None,
+    test_subjects: list[str] | None,
+    *,
+    columns: Sequence[str] = COLUMNS,
+    thorough: bool = True,
 ) -> tuple[list[ResultRow], list[ConfusionExample]]:
     """Rows and confusions of the unit probes for the full-data adapter models; empty where too few classes are known.
 
@@ -40,6 +47,7 @@ def region_rows(
         corpus: Holds their recordings and those of the pretraining animals.
         base: Pretrained run; by default the one the models remember.
         test_subjects: Animals left out in turn; None: every one, pretraining animals too.
+        columns: Of `COLUMNS`.
         thorough: See `eval.probes.probe_regions`.
     """
     chosen = {a.subject: a for a in models if a.track == "adapter" and not a.is_few_shot}
@@ -53,11 +61,11 @@ def region_rows(
     rows: list[ResultRow] = []
     confusions: list[ConfusionExample] = []
     first = next(iter(chosen.values()))
-    for column in COLUMNS:
+    for column in columns:
         units = {key: corpus[key].units for key in owner}
         # The probe knows its classes by the name of the first of them.
         known = {
-            key: table.assign(region=table[column].fillna("").astype(str))
+            key: table.assign(region=known_regions(table[column].fillna("")))
             for key, table in units.items()
             if column in table
         }
@@ -137,7 +145,11 @@ def _rows(scores: pd.DataFrame, column: str, adapted: Adapted, datasets: dict[st
     for (protocol, group, subject, reading), part in scores.groupby(keys, sort=False):
         task = f"{column} {protocol} {group}" + (", all units" if subject == "all" else "")
         task += ", multi-unit" if reading == "multi" else ""
-        for metric, convention in (("macro_f1", F1), ("balanced_accuracy", "mean recall over the regions present")):
+        present = f"the {PLURAL[column]} present, one score per animal"
+        for metric, convention in (
+            ("macro_f1", f"macro-F1 over {present}"),
+            ("balanced_accuracy", f"mean recall over {present}"),
+        ):
             classical = part[part["input"] == "activity statistics"]
             best = classical.sort_values(metric).iloc[-1]
             permuted = part.groupby("input")["null_95"].max()

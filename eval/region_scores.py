@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix
 from sklearn.metrics import confusion_matrix
 
 from eval import metrics
 
 NUM_DRAWS = 1000
+# `(M, M)` weights of each unit's neighbors.
+Pooling: TypeAlias = csr_matrix
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ def score_regions(
     unit: np.ndarray,
     classes: tuple[str, ...],
     seed: int = 0,
+    pool: Pooling | None = None,
 ) -> tuple[dict[str, float | int], pd.DataFrame]:
     """Score one animal (or several pooled).
 
@@ -47,27 +52,42 @@ def score_regions(
         unit: `(M,)` their positions in the source.
         classes: Regions on offer; the most probable of these is the answer.
         seed: Of the bootstrap and the permutations.
+        pool: `(M, M)` weights over the prediction's rows, if units are read together with their neighbors.
 
     Returns:
         `macro_f1` over the classes present in the truth, the 95 % interval `low`, `high` of a bootstrap over units,
         `balanced_accuracy`, `chance` (1 / classes present), and of macro-F1 with labels permuted inside each session
-        and predictions fixed `null_mean`, `null_95`, `p`; `num_units`. Then the confusion counts, truth in rows.
+        and predictions fixed `null_mean`, `null_95`, `p`; `num_units`. Then the confusion counts, truth in rows. With
+        `pool`, predictions of single units are permuted instead and pooled anew: pooled ones and labels both run in
+        bands along a probe, and labels permuted one by one would make too narrow a null.
 
     Raises:
         ValueError: A scored unit or a class on offer is missing from the prediction, or a probability is not finite.
     """
-    answer = _answers(prediction, session, unit, classes)
+    rows_of, columns = _scored(prediction, session, unit, classes)
+
+    def answers(prob: np.ndarray) -> np.ndarray:
+        pooled = prob if pool is None else np.asarray(pool @ prob)
+        return np.asarray(pooled[rows_of][:, columns].argmax(axis=1))
+
+    answer = answers(prediction.prob)
     truth = np.searchsorted(classes, region)
     present = np.unique(truth)
     score = metrics.macro_f1(truth, answer)
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(truth), size=(NUM_DRAWS, len(truth)))
     spread = macro_f1_of_draws(truth[draws], answer[draws], present, len(classes))
-    permuted = np.tile(truth, (NUM_DRAWS, 1))
-    for name in np.unique(session):
-        rows = np.flatnonzero(session == name)
+    permuted = np.tile(truth if pool is None else np.arange(len(prediction.unit)), (NUM_DRAWS, 1))
+    within = session if pool is None else prediction.session_of_unit
+    for name in np.unique(within):
+        rows = np.flatnonzero(within == name)
         permuted[:, rows] = rng.permuted(permuted[:, rows], axis=1)
-    null = macro_f1_of_draws(permuted, np.broadcast_to(answer, permuted.shape), present, len(classes))
+    shape = (NUM_DRAWS, len(truth))
+    if pool is None:
+        null = macro_f1_of_draws(permuted, np.broadcast_to(answer, shape), present, len(classes))
+    else:
+        drawn = np.stack([answers(prediction.prob[order]) for order in permuted])
+        null = macro_f1_of_draws(np.broadcast_to(truth, shape), drawn, present, len(classes))
     row: dict[str, float | int] = {
         "macro_f1": score,
         "low": float(np.quantile(spread, 0.025)),
@@ -105,10 +125,10 @@ def macro_f1_of_draws(truth: np.ndarray, answer: np.ndarray, present: np.ndarray
     return np.asarray((2 * hits / np.maximum(both, 1))[:, present].mean(axis=1))
 
 
-def _answers(
+def _scored(
     prediction: RegionPrediction, session: np.ndarray, unit: np.ndarray, classes: tuple[str, ...]
-) -> np.ndarray:
-    """Index into `classes (M,)` of the most probable class of each scored unit."""
+) -> tuple[np.ndarray, list[int]]:
+    """Rows of the scored units in the prediction, and columns of the classes on offer."""
     if missing := sorted(set(classes) - set(prediction.classes.tolist())):
         raise ValueError(f"the prediction has no column for {missing}; its classes are {prediction.classes.tolist()}")
     row_of = {
@@ -119,7 +139,7 @@ def _answers(
     if absent := [key for key in wanted if key not in row_of]:
         raise ValueError(f"{len(absent)} scored units have no prediction, such as {absent[0]}; predict every unit")
     columns = [prediction.classes.tolist().index(name) for name in classes]
-    prob = prediction.prob[[row_of[key] for key in wanted]][:, columns]
-    if not np.isfinite(prob).all():
+    rows = np.array([row_of[key] for key in wanted])
+    if not np.isfinite(prediction.prob[rows][:, columns]).all():
         raise ValueError("a scored unit has a probability that is not finite; give numbers from 0 to 1")
-    return np.asarray(prob.argmax(axis=1))
+    return rows, columns

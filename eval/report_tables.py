@@ -10,7 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from eval.predictions import traced
-from eval.results import KINDS
+from eval.results import KINDS, scratch_of
 from eval.statistics import Interval, Summary, Verdict, judge, paired_differences, per_session, seed_mean, summarize
 
 Against = Literal["baseline", "scratch", "null"]
@@ -125,7 +125,7 @@ def compare(rows: pd.DataFrame, model: str, kind: Against) -> Comparison | None:
     """
     own = rows[rows["model"] == model]
     if kind == "scratch":
-        against = model.rsplit("/", 1)[0] + "/scratch"
+        against = scratch_of(model)
         twin = rows[rows["model"] == against]
         own = own[own["session"].isin(twin["session"])]
         if model == against or not len(own):

@@ -33,7 +33,7 @@ from eval.report_tables import (
     task_title,
     verdict_grid,
 )
-from eval.results import UNIT_PROBES
+from eval.results import UNIT_PROBES, is_scratch
 from eval.statistics import Outcome, per_session, session_interval
 
 # Scores at single times, such as `auc_100ms`: a curve, not a table each.
@@ -90,7 +90,7 @@ def verdict(rows: pd.DataFrame) -> str:
         metric = headline(part)
         for index, (split, trials, track) in enumerate(_conditions(part[part["metric"] == metric])):
             for kind, model in models_of(track):
-                c = None if kind != "model" or model.endswith("/scratch") else compare(track, model, "baseline")
+                c = None if kind != "model" or is_scratch(model) else compare(track, model, "baseline")
                 if c is None:
                     continue
                 cells.setdefault((_short_title(part), model), {})[_condition_name(split, trials)] = (

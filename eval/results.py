@@ -26,6 +26,18 @@ KINDS = ("model", "baseline", "null")
 # First word of tasks about units, scored once per animal or once in all.
 UNIT_PROBES = ("region", "cell_type", "session_identity")
 
+
+def is_scratch(model: str) -> bool:
+    """Whether a model, in whichever variant (behind ", "), is a network without pretraining."""
+    return model.partition(", ")[0].endswith("/scratch")
+
+
+def scratch_of(model: str) -> str:
+    """Name of the same network and variant without pretraining."""
+    name, comma, variant = model.partition(", ")
+    return f"{name.rsplit('/', 1)[0]}/scratch{comma}{variant}"
+
+
 # What makes a row the only one of its sort.
 KEY = ("dataset", "subject", "session", "split", "task", "model", "train_trials", "draw", "seed", "metric")
 

@@ -108,7 +108,8 @@ def _view_scores(
             continue
         classical = run_baselines(view, task, track, effort=baselines)
         for name, one in classical.items():
-            if one.kind != "reference":
+            # What a control predicts is of another session.
+            if one.kind not in ("reference", "control"):
                 file = file_name(view.session, f"{task} {track}".strip(), view.split, name)
                 write_prediction(out / "predictions" / file, one.prediction)
         subject, seeds = recording.info.subject_id, [one.seed for one in models]

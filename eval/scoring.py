@@ -190,11 +190,11 @@ def _psth_scores(rate: np.ndarray, counts: np.ndarray, cells: Cells) -> dict[str
 
 
 def _within_scores(rate: np.ndarray, counts: np.ndarray, cells: Cells) -> dict[str, Score]:
-    """What tells trials of one condition apart; empty where no condition has a spike to place."""
-    fires = cells.sums(counts).sum(axis=0) > 0
-    if not fires.any():
+    """What tells trials of one condition apart, over units that do not fire alike in all of them; empty without any."""
+    varies = (np.abs(residuals(counts, cells)) > 1e-9).any(axis=0)
+    if not varies.any():
         return {}
-    rate, counts = rate[:, fires], counts[:, fires]
+    rate, counts = rate[:, varies], counts[:, varies]
     fitted, truth, null = given_the_sums(rate, counts, cells)
     what = (
         f"deviance explained within cells of {MIN_TRIALS} or more test trials with equal categorical trial covariates, "

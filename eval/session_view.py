@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from data_recipes.regions import known_regions
 from foundation.binning import bin_covariate, bin_spikes, check_bin_size
 from foundation.recording import CovariateSpec, Recording
 from foundation.splits import NO_ROLE, ROLES, TRAIN, few_shot_roles, session_roles, stretches
@@ -51,7 +52,7 @@ class SessionView:
         fold: Of the interleaved split.
         bin_size_s: Seconds.
         unit: `(U,)` 0-based position of each unit in the source, in the order of the columns of `counts`.
-        region: `(U,)` region of each unit, "" where unknown. Says which units a task hides; no input of a model.
+        region: `(U,)` region of each unit, "" where unknown or "root". It says what a task hides; no model reads it.
         source_trial: `(M,)` 0-based position of each trial in the source.
         roles: `(M,)` TRAIN, VAL, TEST or NO_ROLE as used for fitting: few-shot draws applied.
         full_roles: `(M,)` the same before a few-shot draw. The null and the choice of scored units follow these.
@@ -127,7 +128,7 @@ class SessionView:
             fold=fold,
             bin_size_s=bin_size_s,
             unit=order,
-            region=recording.units["region"].to_numpy(str)[order],
+            region=known_regions(recording.units["region"])[order],
             source_trial=source,
             roles=roles,
             full_roles=full,

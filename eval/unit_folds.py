@@ -33,11 +33,15 @@ class UnitFold(NamedTuple):
 def unit_tasks(view: SessionView) -> tuple[str, ...]:
     """Those of `UNIT_TASKS` that a session has: co-smoothing takes two units, the others two regions of five units.
 
+    Where all that a task of regions could read are twins of what it hides, the session does not have it.
+
     With a single region `intra_region` would be `cosmooth`, so that it needs a second one too.
     """
     if len(view.unit) < 2:
         return ()
-    return UNIT_TASKS if len(predicted_regions(view)) > 1 else UNIT_TASKS[:1]
+    if len(predicted_regions(view)) < 2:
+        return UNIT_TASKS[:1]
+    return tuple(task for task in UNIT_TASKS if task == "cosmooth" or _folds(view, task))
 
 
 def unit_folds(view: SessionView, task: str) -> list[UnitFold]:
@@ -54,10 +58,7 @@ def unit_folds(view: SessionView, task: str) -> list[UnitFold]:
     Raises:
         ValueError: No unit is left to be predicted, or none to be read.
     """
-    parts = {"cosmooth": _tenths, "intra_region": _within, "inter_region": _across}[task](view)
-    twin = _twins(view) if parts else np.zeros((0, 0), bool)
-    folds = [UnitFold(held, np.setdiff1d(read[~twin[held][:, read].any(axis=0)], held)) for held, read in parts]
-    if not (folds := [fold for fold in folds if len(fold.inputs)]):
+    if not (folds := _folds(view, task)):
         raise ValueError(
             f"{view.session}: {len(view.unit)} units in regions {sorted(set(view.region))} leave nothing to predict or "
             f"to read in {task}; leave the session out"
@@ -90,6 +91,13 @@ def permuted_regions(view: SessionView, seed: int) -> SessionView:
     region = view.region.copy()
     region[inside] = np.random.default_rng(seed).permutation(region[inside])
     return replace(view, region=region)
+
+
+def _folds(view: SessionView, task: str) -> list[UnitFold]:
+    parts = {"cosmooth": _tenths, "intra_region": _within, "inter_region": _across}[task](view)
+    twin = _twins(view) if parts else np.zeros((0, 0), bool)
+    folds = [UnitFold(held, np.setdiff1d(read[~twin[held][:, read].any(axis=0)], held)) for held, read in parts]
+    return [fold for fold in folds if len(fold.inputs)]
 
 
 def _tenths(view: SessionView) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eval.baselines import run_baselines, run_controls, strongest
-from eval.controls import shifted_behavior, shuffled_labels, shuffled_neurons
+from eval.controls import broken_sessions, shifted_behavior, shuffled_labels, shuffled_neurons
 from eval.scoring import score
 from eval.session_rows import task_rows
 from eval.session_view import RowCovariate, SessionView
@@ -72,9 +72,12 @@ def test_each_control_breaks_one_thing_alone(
     rows = np.arange(len(view.trial))
     timed = RowCovariate(before.spec, rows[:, None].astype(float), rows % 7 > 0)
     moved = shifted_behavior(replace(view, row_covariates={"speed": timed}), "speed", 1).row_covariates["speed"]
-    (by,) = np.unique((rows - moved.values[:, 0]) % len(rows))
-    assert len(rows) / 3 - 1 <= by <= 2 * len(rows) / 3 + 1
-    np.testing.assert_array_equal(moved.observed, np.roll(timed.observed, int(by)))
+    np.testing.assert_array_equal(moved.observed, timed.observed)
+    seen = rows[timed.observed]
+    order = np.searchsorted(seen, moved.values[timed.observed, 0])
+    (by,) = np.unique((np.arange(len(seen)) - order) % len(seen))
+    assert len(seen) / 3 - 1 <= by <= 2 * len(seen) / 3 + 1
+    np.testing.assert_array_equal(moved.values[~timed.observed], timed.values[~timed.observed])
 
 
 def test_labels_and_neurons_shuffled_leave_a_decoder_at_chance(
@@ -117,3 +120,47 @@ def test_what_drifts_on_both_sides_is_decoded_from_shifted_behavior_too(
             assert r2["circular shift"] > 0.5 * r2["ridge"]
         else:
             assert max(r2["circular shift"], r2["shuffled neurons"]) < 0.1
+
+
+def test_controls_work_wherever_the_task_does(
+    coded: Callable[[TinyRecording], SessionView], tiny_recording: TinyRecording
+) -> None:
+    """A behavior that was filmed in the second half only, and a session of one unit."""
+    view = coded(tiny_recording)
+    late = np.arange(len(view.trial)) > len(view.trial) / 2
+    behavior = RowCovariate(tiny_recording().covariates["speed"].spec, view.counts[:, :1].astype(float), late)
+    found = broken_sessions(replace(view, row_covariates={"speed": behavior}), "speed")
+    for session in found.values():
+        np.testing.assert_array_equal(session.row_covariates["speed"].observed, late)
+    alone = replace(view, counts=view.counts[:, :1], unit=view.unit[:1], region=view.region[:1])
+    assert set(broken_sessions(alone, "choice")) == {"shuffled labels"}
+
+
+def test_regions_permuted_are_a_control_of_the_tasks_of_regions(tiny_recording: TinyRecording) -> None:
+    """Two regions, each with a life of its own: read from within; with the labels permuted, across as well."""
+    rng = np.random.default_rng(0)
+    base, num = tiny_recording(), 100
+    start = np.arange(num) + 0.25
+    view = SessionView.of(
+        tiny_recording(
+            units=base.units.loc[[0] * 24].assign(unit_id=[f"u{i}" for i in range(24)], region=["a", "b"] * 12),
+            trials=base.trials.loc[[0] * num].assign(
+                start_s=start, stop_s=start + 0.5, usable=True, source_index=np.arange(num)
+            ),
+            domain=np.array([[0.0, num + 1.0]]),
+            covariates={},
+        )
+    )
+    course = np.repeat(rng.normal(size=(len(view.trial) // 5, 2)), 5, axis=0)
+    gain = np.exp(0.8 * course[:, (view.region == "b").astype(int)] - 0.3)
+    view = replace(view, counts=rng.poisson(0.3 * gain).astype(np.uint8))
+    bps = {}
+    for task in ("intra_region", "inter_region"):
+        found = run_baselines(view, task, "a")
+        assert found["permuted regions"].kind == "control"
+        for name in ("neurons", "permuted regions"):
+            bps[task, name] = score(found[name].prediction, found[name].session or view)["bps"].value
+    gap = bps["intra_region", "neurons"] - bps["inter_region", "neurons"]
+    assert gap > 0.05
+    assert abs(bps["intra_region", "permuted regions"] - bps["inter_region", "permuted regions"]) < gap / 2
+    assert bps["inter_region", "permuted regions"] > bps["inter_region", "neurons"] + gap / 4

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from eval import held_out
+from eval.baselines import Baseline, run_baselines, run_controls
 from eval.details import read_details
 from eval.examples import read_examples
 from eval.predictions import read_prediction, write_prediction
@@ -24,7 +25,8 @@ from eval.results import read_results
 from eval.scoring import score
 from eval.session_view import SessionView
 from foundation.__main__ import main
-from foundation.corpus import Corpus
+from foundation.corpus import Corpus, write_manifest
+from foundation.recording_folder import write_recording
 
 SMALL = [
     "model.width=16",
@@ -35,6 +37,7 @@ SMALL = [
     "train.track=[]",
     "finetune.steps=4",
     "finetune.few_shot_steps=2",
+    "finetune.full_steps=3",
     "finetune.windows_per_step=8",
     "finetune.val_every=2",
     "finetune.readout.coupling_penalties=[1000.0]",
@@ -95,8 +98,18 @@ def test_rows_carry_baseline_and_null_and_files_score_the_same(
 
 
 def test_files_of_other_tools_are_scored_as_our_models_are(
-    runs: Path, synthetic_corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path,
+    synthetic_corpus: Corpus,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def with_controls(view: SessionView, task: str, track: str = "", **options: Any) -> dict[str, Baseline]:
+        found = run_baselines(view, task, track, **options)
+        return found | (run_controls(view, task, track) if task == "choice" else {})
+
+    for module in ("held_out", "score_files"):
+        monkeypatch.setattr(f"eval.{module}.run_baselines", with_controls)
     command = ["evaluate", str(runs / "new"), "--corpus", str(synthetic_corpus.path), "--subjects", "animal03"]
     command += ["--tasks", "choice", "forecast", "--baselines", "quick"]
     assert main([*command, "--out", str(tmp_path / "ours")]) == 0
@@ -108,6 +121,9 @@ def test_files_of_other_tools_are_scored_as_our_models_are(
     assert main([*score_them, str(tmp_path / "scored"), "--baselines", "quick"]) == 0
     ours, scored = (read_results(tmp_path / name)[0] for name in ("ours", "scored"))
     ours = ours[ours["model"].eq("tiny/adapter") | ours["kind"].ne("model")]
+    # What is predicted of a session broken on purpose is no prediction of the session.
+    assert not list((tmp_path / "scored").rglob("*shuffled*")) + list((tmp_path / "ours").rglob("*shuffled*"))
+    assert {"shuffled labels", "shuffled neurons"} <= set(scored["model"])
     columns = ["task", "model", "metric", "session"]
     together = ours.merge(scored, on=columns, how="outer", suffixes=("", "_again"))
     assert len(together) == len(ours) == len(scored)
@@ -262,3 +278,20 @@ def test_region_rows_have_model_baseline_and_leak_meters(
     expected = {"tiny/adapter", "tiny/adapter, adapter rows", "activity statistics", "rate only", "array index"}
     assert expected <= set(rows["model"])
     assert (rows["subject"] == "animal03").any()
+    assert rows.loc[rows["metric"] == "macro_f1", "convention"].str.contains("over the regions present").all()
+
+
+def test_cell_types_are_probed_where_the_units_have_them(runs: Path, synthetic_corpus: Corpus, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    for key in synthetic_corpus.ids:
+        recording = synthetic_corpus[key]
+        types = np.where(recording.units["region"].isin(["CA1", "TH"]), "narrow", "wide")
+        write_recording(folder, replace(recording, units=recording.units.assign(cell_type=types)))
+    write_manifest(folder)
+    command = ["evaluate", str(runs / "new"), "--corpus", str(folder), "--subjects", "animal03"]
+    assert main([*command, "--out", str(tmp_path), "--tasks", "cell_type", "--baselines", "quick"]) == 0
+    rows = read_results(tmp_path)[0]
+    assert rows["task"].str.startswith(("cell_type", "session_identity")).all()
+    probed = rows[rows["task"].str.startswith("cell_type pooled") & rows["metric"].eq("macro_f1")]
+    assert probed["convention"].str.contains("over the cell types present").all()
+    assert {"tiny/adapter", "activity statistics", "activity statistics, forest"} <= set(probed["model"])

@@ -148,6 +148,20 @@ def test_within_condition_scores_of_a_session(view: SessionView) -> None:
             assert one.value > 0.3, name
 
 
+def test_a_unit_that_fires_alike_in_all_trials_of_its_cells_does_not_count_within_conditions(view: SessionView) -> None:
+    """Its null explains all there is, and a share of nothing would drown the others."""
+    cells = conditions(view)[view.trial] * 1000 + view.bin
+    test, every = view.rows_in("test"), np.ones(len(view.trial), bool)
+    counts = view.counts.copy()
+    counts[:, 0] = (cells % 7 == 0) & (conditions(view)[view.trial] >= 0)
+    flat = replace(view, counts=counts)
+    rate = 0.5 * counts + 0.1 + 0.02 * np.random.default_rng(0).random(counts.shape)
+    assert counts[test, 0].sum() >= 10
+    scores = score(Prediction.of_rates(flat, "encode", "m", rate, every), flat)
+    assert scores["within_d2_unit"].n == scores["bps_unit"].n - 1
+    assert 0.3 < scores["within_d2_unit"].value < 1
+
+
 def test_conditions_are_trials_alike_in_what_is_categorical(tiny_recording: TinyRecording) -> None:
     view = SessionView.of(tiny_recording())
     choice, block = (view.trial_covariates[name] for name in ("choice", "block"))

@@ -13,12 +13,12 @@ from eval import probes
 from eval.probe_fits import fit_forest, fit_logistic, fit_mlp
 from eval.probe_table import ProbeTable, derive_groups, group_folds, probe_table
 from eval.probes import (
+    pooling,
     predict_folds,
     predict_known_animals,
     probe_regions,
     score_folds,
     transductive_folds,
-    with_neighbors,
 )
 from eval.region_scores import RegionPrediction, macro_f1_of_draws, score_regions
 from eval.session_identity import session_identity
@@ -299,7 +299,7 @@ def test_neighbors_on_the_probe_are_averaged():
     prob = rng.random((20, 3))
     prediction = RegionPrediction(np.array(list("abc")), np.full(20, "s"), np.arange(20)[::-1], prob)
     places = {("s", int(unit)): (depth[i], probe[i]) for i, unit in enumerate(prediction.unit)}
-    found = with_neighbors(prediction, places).prob
+    found = pooling(prediction, places) @ prediction.prob
     for i in range(20):
         near = sorted((abs(depth[j] - depth[i]), j) for j in range(20) if probe[j] == probe[i] and j != 4)
         rows = [j for distance, j in near if distance <= 60][:5] if i != 4 else [4]
@@ -320,6 +320,34 @@ def test_regions_in_bands_of_depth_are_read_better_with_neighbors(monkeypatch):
     assert (depth["macro_f1"] > 0.85).all()
     noise = scores[(scores["input"] == "rate only") & (scores["protocol"] == "group")]
     assert abs(noise["balanced_accuracy"].mean() - 0.5) < 0.15
+
+
+def test_a_known_animals_neighbors_are_not_asked(monkeypatch):
+    """They were predicted by fits that knew the unit's label, and would give it back."""
+    monkeypatch.setattr(probes, "session_identity", lambda table, seed: pd.DataFrame())
+    vectors, units, rates = planted(num=30)
+    for key, table in units.items():
+        table["unit_id"] = [f"{key}/probe0/{i}" for i in range(30)]
+        table["depth_um"] = np.where(np.arange(30) == 3, np.nan, 20.0 * np.arange(30))
+    scores = probe_regions(vectors, units, SESSIONS, rates=rates).scores
+    assert set(scores[scores["protocol"] == "transductive"]["reading"]) == {"single"}
+    assert set(scores[scores["protocol"] == "group"]["reading"]) == {"single", "multi"}
+    assert "depth only" in set(scores["input"])
+
+
+def test_the_null_of_neighbors_is_as_wide_as_what_they_share():
+    """Probabilities of pure noise, two regions in bands: above the 95th percentile in about one of 20 draws."""
+    region = np.repeat(["p", "q"], 30)
+    session, unit = np.full(60, "s"), np.arange(60)
+    places = {("s", i): (20.0 * i, "probe") for i in range(60)}
+    above = []
+    for seed in range(80):
+        prob = np.random.default_rng(seed).random((60, 2))
+        prediction = RegionPrediction(np.array(["p", "q"]), session, unit, prob)
+        row, _ = score_regions(prediction, region, session, unit, ("p", "q"), 0, pooling(prediction, places))
+        above.append(row["macro_f1"] > row["null_95"])
+        assert row["num_units"] == 60
+    assert np.mean(above) < 0.11
 
 
 def test_errors_name_the_recording_and_the_cure():

@@ -25,7 +25,8 @@ from eval.examples import (
     write_examples,
 )
 from eval.report import write_report
-from eval.results import ResultRow, write_results
+from eval.report_tables import compare
+from eval.results import ResultRow, read_results, write_results
 
 SESSIONS = {"T249": ["T249_a", "T249_b"], "T264": ["T264_a", "T264_b", "T264_c"], "X046": ["X046_a", "X046_b"]}
 HOSTILE = "<script>alert('x')</script>&\"</p>"
@@ -382,6 +383,23 @@ def test_seeds_have_a_standard_error(tmp_path: Path) -> None:
     means = [np.mean([r.value for r in rows if (r.model, r.seed) == ("foundation/adapter", k)]) for k in range(3)]
     line = text[text.index("foundation/adapter model") :][:200]
     assert f"7 3 ± {np.std(means, ddof=1) / np.sqrt(3):.4f}" in line
+
+
+def test_a_variant_stands_beside_its_own_twin_from_scratch(tmp_path: Path) -> None:
+    rows = [r for r in make_rows(np.random.default_rng(5)) if (r.task, r.split) == ("encode", "interleaved")]
+    rows = [r for r in rows if not r.train_trials and r.metric == "bps" and r.model != "foundation/full"]
+    level = {"foundation/adapter": 0.2, "foundation/scratch": 0.1}
+    rows += [
+        replace(r, model=f"{r.model}, GLM on states", value=r.value + level[r.model]) for r in rows if r.kind == "model"
+    ]
+    write_results(tmp_path, rows, {})
+    table, _ = read_results(tmp_path)
+    found = compare(table, "foundation/adapter, GLM on states", "scratch")
+    plain = compare(table, "foundation/adapter", "scratch")
+    assert found.against == "foundation/scratch, GLM on states"
+    assert found.summary.sessions.mean == pytest.approx(plain.summary.sessions.mean + 0.1)
+    assert compare(table, "foundation/scratch, GLM on states", "scratch") is None
+    assert "Of 2 comparisons" in Page(write_report(tmp_path, tmp_path, tmp_path / "r.html")).text
 
 
 def test_scores_at_single_times_are_a_curve_and_no_tables(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from eval.design import standardize
 from eval.metrics import pooled_bits_per_spike
 from eval.scoring import score
 from eval.session_view import SessionView
-from eval.unit_folds import held_out_units, permuted_regions, unit_folds, unit_tasks
+from eval.unit_folds import held_out_units, permuted_regions, predicted_regions, unit_folds, unit_tasks
 from foundation.corpus import Corpus
 from foundation.masking import window_shapes
 from foundation.recording import Recording
@@ -108,7 +108,7 @@ def test_baselines_of_regions_are_scored_and_blind_to_the_region_they_predict(vi
         counts[name][np.ix_(test, units)] += 2
     rates = {}
     for name, changed in (("plain", view), *((n, replace(view, counts=c)) for n, c in counts.items())):
-        found = run_baselines(changed, "inter_region", "a")
+        found = run_baselines(changed, "inter_region", "a", effort="quick")
         assert set(found) == {"train_mean", "neurons", "reduced_rank"}
         assert [one.kind for one in found.values()] == ["null", "baseline", "baseline"]
         where = np.isin(found["neurons"].prediction.arrays["unit"], view.unit[inside])
@@ -236,3 +236,23 @@ def test_areas_are_read_from_states_that_do_not_see_them(
     expected = poisson_glm(few, standardize(features, few.rows_in("train")), units=folds[0].held_out)
     np.testing.assert_allclose(found.arrays["rate"][:, : len(folds[0].held_out)], expected.rate[few.rows_in("test")])
     assert np.isfinite(score(found, few)["d2"].value)
+
+
+def test_nowhere_is_no_region(view: SessionView, synthetic_corpus: Corpus) -> None:
+    recording = synthetic_corpus["synthetic/animal03_0"]
+    region = np.where(recording.units["region"] == recording.units["region"].iloc[0], "root", recording.units["region"])
+    rooted = SessionView.of(replace(recording, units=recording.units.assign(region=region)))
+    assert "root" not in predicted_regions(rooted)
+    assert (rooted.region == "").sum() == (region == "root").sum()
+    for fold in unit_folds(rooted, "inter_region"):
+        assert not (rooted.region[fold.inputs] == "").any()
+
+
+def test_a_task_of_twins_alone_is_none(view: SessionView) -> None:
+    """Units that share their region's bursts are twins: nothing of the region may be read, from outside it all."""
+    rng = np.random.default_rng(0)
+    burst = 4.0 * (rng.random((len(view.trial), 2)) < 0.2)
+    region = np.array(["a", "b"])[np.arange(len(view.unit)) % 2]
+    counts = rng.poisson(0.05 + burst[:, (region == "b").astype(int)]).astype(np.uint8)
+    bursting = replace(view, region=region, counts=counts)
+    assert unit_tasks(bursting) == ("cosmooth", "inter_region")
