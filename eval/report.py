@@ -59,6 +59,7 @@ def write_report(run: str | Path, results: str | Path, out: str | Path, scaling:
     """
     run, out = Path(run), Path(out)
     rows, provenance = read_results(results)
+    rows = _in_words(rows)
     examples, details = read_examples(results), read_details(results)
     title = str(provenance.get("title", "Held-out animals: what the model reads and predicts"))
     sections = [
@@ -82,6 +83,15 @@ def write_report(run: str | Path, results: str | Path, out: str | Path, scaling:
     )
     write_atomic(out, page.encode())
     return out
+
+
+def _in_words(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same rows, baselines and nulls named without the underscores that files have; models keep their names."""
+    rows, ours = rows.copy(), rows["kind"] == "model"
+    rows["model"] = rows["model"].where(ours, rows["model"].str.replace("_", " "))
+    for column in ("baseline", "null"):
+        rows[column] = rows[column].str.replace("_", " ")
+    return rows
 
 
 _FOOTER = (

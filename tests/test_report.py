@@ -402,6 +402,17 @@ def test_a_variant_stands_beside_its_own_twin_from_scratch(tmp_path: Path) -> No
     assert "Of 2 comparisons" in Page(write_report(tmp_path, tmp_path, tmp_path / "r.html")).text
 
 
+def test_baselines_are_named_in_words_and_models_as_they_are(tmp_path: Path) -> None:
+    rows = [r for r in make_rows(np.random.default_rng(5), seeds=1) if r.task == "cosmooth" and not r.train_trials]
+    named = {"ridge Poisson, 7 lags": "neurons_on_glm", "foundation/adapter": "my_run/adapter"}
+    rows = [replace(r, model=named.get(r.model, r.model), baseline=named.get(r.baseline, r.baseline)) for r in rows]
+    write_results(tmp_path, rows, {})
+    text = Page(write_report(tmp_path, tmp_path, tmp_path / "r.html")).text
+    assert "my_run/adapter reaches" in text
+    assert "neurons on glm" in text
+    assert "neurons_on_glm" not in text
+
+
 def test_scores_at_single_times_are_a_curve_and_no_tables(tmp_path: Path) -> None:
     rows = [
         r for r in make_rows(np.random.default_rng(5)) if (r.task, r.split, r.metric) == ("choice", "temporal", "auc")
