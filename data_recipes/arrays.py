@@ -31,6 +31,8 @@ ABOUT = {"species", "licence", "source", "notes"}
 SPIKES = {"times", "units", "counts", "axes", "bin_size_s"}
 TRIALS = {"start_s", "stop_s", "label"}
 COVARIATE = {"key", "times", "classes", "kind", "scope", "role", "unit", "num_classes", "resample", "description"}
+COVARIATE |= {"combine"}
+COMBINE = ("difference", "larger")
 MAPPING = ABOUT | {"dataset", "subject", "subject_key", "spikes", "trials", "units", "covariates"}
 
 
@@ -85,7 +87,7 @@ def read(path: str, recording_id: str, mapping: dict[str, Any] | None, file_vers
     for name, entry in m.get("covariates", {}).items():
         values = _values(f"{path}: covariate {name!r}", arrays, entry)
         covariates[name] = (values, arrays[entry["times"]]) if "times" in entry else values
-        specs[name] = {key: value for key, value in entry.items() if key not in ("key", "times", "classes")}
+        specs[name] = {key: value for key, value in entry.items() if key not in ("key", "times", "classes", "combine")}
     bin_size_s = spikes.get("bin_size_s")
     axes = spikes.get("axes", ("bin", "unit"))
     start = arrays.get(trials.get("start_s"))
@@ -131,6 +133,11 @@ def load_mapping(path: Path) -> dict[str, Any]:
         keys = entry.get("key")
         if not keys or not all(isinstance(key, str) for key in (keys if isinstance(keys, list) else [keys])):
             raise ValueError(f"{path}: covariates.{name}: key is {keys!r}, expected the name of an array, or a list")
+        how = entry.get("combine")
+        if how is not None and (how not in COMBINE or not isinstance(keys, list) or len(keys) != 2):
+            raise ValueError(
+                f"{path}: covariates.{name}: combine {how!r} of {keys!r}; expected {' or '.join(COMBINE)} of two arrays"
+            )
     if ("subject" in mapping) == ("subject_key" in mapping):
         raise ValueError(f"{path}: give one of 'subject' (a name) and 'subject_key' (the array that holds it)")
     return mapping
@@ -209,7 +216,11 @@ class _Arrays:
 
 
 def _values(where: str, arrays: _Arrays, entry: dict[str, Any]) -> np.ndarray:
-    """Values of a covariate: one array; several as columns, or for classes as one flag each."""
+    """Values of a covariate: one array; several as columns, for classes as one flag each; or two combined.
+
+    Combined, `difference` is the first less the second, and `larger` says which of the two is: 0 or 1, or not observed
+    where they are equal.
+    """
     key = entry["key"]
     if isinstance(key, str):
         values = arrays[key]
@@ -217,6 +228,11 @@ def _values(where: str, arrays: _Arrays, entry: dict[str, Any]) -> np.ndarray:
             return _classes(where, values, entry["classes"])
         return values.astype(np.int64) if values.dtype == bool else values
     columns = np.stack([arrays[name] for name in key], axis=-1)
+    if "combine" in entry:
+        difference = columns[..., 0].astype(float) - columns[..., 1]
+        if entry["combine"] == "difference":
+            return difference
+        return np.where(difference > 0, 0, np.where(difference < 0, 1, -1))
     if entry.get("kind") != "categorical":
         return columns
     flags = columns != 0

@@ -29,23 +29,26 @@ def label_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
     """Logits `(M,)` of a trial-scope label of two classes.
 
     From spikes: `logistic`, `factor_logistic` (the same on factors), `nearest_neighbors`, `naive_bayes`. A
-    reference: `logistic_with_stimulus`. The nulls are `majority` (the train share of the classes) and `stimulus`.
+    reference: `logistic_with_stimulus`. The nulls are `majority` (the train share of the classes) and `stimulus`. A
+    label that is a stimulus has neither of the two with the stimulus.
     """
     label, train, val = labels_of(view, name)
     stimulus = stimulus_features(view)
     share = (label[train].sum() + 0.5) / (len(train) + 1)
     majority = np.full(len(label), np.log(share / (1 - share)))
-    fits = {
-        "majority": ScalarFit(majority, log_loss(majority[val], label[val])),
-        "stimulus": logistic(stimulus, label, train, val),
-    }
+    fits = {"majority": ScalarFit(majority, log_loss(majority[val], label[val]))}
+    # What is a stimulus itself is no news to whoever is told the stimulus.
+    told = view.trial_covariates[name].spec.role != "stimulus"
+    if told:
+        fits["stimulus"] = logistic(stimulus, label, train, val)
     spikes, features = _best_windows(view, label, train, val)
     # Stimulus columns are few against hundreds of rates; weight 2 gives each of them four times the prior variance.
     both = np.concatenate([features, 2 * stimulus], axis=1)
+    if told:
+        fits["logistic_with_stimulus"] = logistic(both, label, train, val)
     return {
         **fits,
         "logistic": spikes,
-        "logistic_with_stimulus": logistic(both, label, train, val),
         "factor_logistic": _least(
             logistic(standardize(window_means(view, factors, windows), train), label, train, val)
             for factors in _factors(view)

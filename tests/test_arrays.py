@@ -315,6 +315,8 @@ def test_a_mapping_beside_the_file_and_one_for_all(tmp_path: Path) -> None:
         "turn": {"key": ["l", "r"], "kind": "categorical", "role": "stimulus"},
         "side": {"key": "names", "classes": ["left", "right"]},
         "both": {"key": ["xy[1]", "xy[0]"], "unit": "m"},
+        "more": {"key": ["l", "r"], "combine": "larger"},
+        "by": {"key": ["l", "r"], "combine": "difference", "role": "stimulus"},
     }
     write_mapping(tmp_path / "a.yaml", spikes=spikes, covariates=covariates, licence="CC-BY-4.0")
     (job,) = sessions(tmp_path).values()
@@ -326,6 +328,13 @@ def test_a_mapping_beside_the_file_and_one_for_all(tmp_path: Path) -> None:
     assert recording.covariates["side"].values.tolist() == [0, 0, 1]
     assert recording.covariates["side"].observed.tolist() == [True, False, True]
     assert recording.covariates["both"].values.shape == (27, 2)
+    assert recording.covariates["more"].values.tolist()[:2] == [0, 1]
+    assert recording.covariates["more"].observed.tolist() == [True, True, False]
+    assert recording.covariates["by"].values.tolist() == [1, -1, 0]
+    assert recording.covariates["by"].spec.kind == "continuous"
+    bad = write_mapping(tmp_path / "bad.yaml", covariates={"x": {"key": "l", "combine": "larger"}})
+    with pytest.raises(ValueError, match="expected difference or larger of two arrays"):
+        sessions(tmp_path / "a.npz", mapping=bad)
     other = write_mapping(tmp_path / "other.yaml", spikes=spikes, dataset="elsewhere")
     assert list(sessions(tmp_path / "a.npz", mapping=other)) == ["elsewhere/a"]
 
