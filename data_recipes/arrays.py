@@ -30,8 +30,8 @@ VERSION = 1
 ABOUT = {"species", "licence", "source", "notes"}
 SPIKES = {"times", "units", "counts", "axes", "bin_size_s"}
 TRIALS = {"start_s", "stop_s", "label"}
-COVARIATE = {"key", "times", "classes", "kind", "scope", "role", "unit", "num_classes", "resample", "description"}
-COVARIATE |= {"combine"}
+ABOUT_VALUES = {"key", "times", "classes", "combine"}
+COVARIATE = ABOUT_VALUES | {"kind", "scope", "role", "unit", "num_classes", "resample", "description"}
 COMBINE = ("difference", "larger")
 MAPPING = ABOUT | {"dataset", "subject", "subject_key", "spikes", "trials", "units", "covariates"}
 
@@ -87,7 +87,7 @@ def read(path: str, recording_id: str, mapping: dict[str, Any] | None, file_vers
     for name, entry in m.get("covariates", {}).items():
         values = _values(f"{path}: covariate {name!r}", arrays, entry)
         covariates[name] = (values, arrays[entry["times"]]) if "times" in entry else values
-        specs[name] = {key: value for key, value in entry.items() if key not in ("key", "times", "classes", "combine")}
+        specs[name] = {key: value for key, value in entry.items() if key not in ABOUT_VALUES}
     bin_size_s = spikes.get("bin_size_s")
     axes = spikes.get("axes", ("bin", "unit"))
     start = arrays.get(trials.get("start_s"))

@@ -33,18 +33,16 @@ def label_fits(view: SessionView, name: str) -> dict[str, ScalarFit]:
     label that is a stimulus has neither of the two with the stimulus.
     """
     label, train, val = labels_of(view, name)
-    stimulus = stimulus_features(view)
     share = (label[train].sum() + 0.5) / (len(train) + 1)
     majority = np.full(len(label), np.log(share / (1 - share)))
     fits = {"majority": ScalarFit(majority, log_loss(majority[val], label[val]))}
-    # What is a stimulus itself is no news to whoever is told the stimulus.
-    told = view.trial_covariates[name].spec.role != "stimulus"
-    if told:
-        fits["stimulus"] = logistic(stimulus, label, train, val)
     spikes, features = _best_windows(view, label, train, val)
-    # Stimulus columns are few against hundreds of rates; weight 2 gives each of them four times the prior variance.
-    both = np.concatenate([features, 2 * stimulus], axis=1)
-    if told:
+    # What is a stimulus itself is no news to whoever is told the stimulus.
+    if view.trial_covariates[name].spec.role != "stimulus":
+        stimulus = stimulus_features(view)
+        fits["stimulus"] = logistic(stimulus, label, train, val)
+        # Stimulus columns are few against hundreds of rates; weight 2 gives each of them four times the prior variance.
+        both = np.concatenate([features, 2 * stimulus], axis=1)
         fits["logistic_with_stimulus"] = logistic(both, label, train, val)
     return {
         **fits,

@@ -141,9 +141,10 @@ def probe_regions(
     for input_name, features in inputs.items():
         probed = replace(table, features=features)
         for probe_name, fit in PROBES.items():
-            if not thorough and (probe_name == "mlp" or (probe_name == "forest" and input_name in controls)):
-                continue
-            if probe_name == "mlp" and input_name in controls:
+            is_control = input_name in controls
+            if (probe_name == "mlp" and (is_control or not thorough)) or (
+                probe_name == "forest" and is_control and not thorough
+            ):
                 continue
             known: Answers = {}
             for protocol in dict.fromkeys(fold.protocol for fold in folds):

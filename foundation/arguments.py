@@ -183,6 +183,7 @@ def _baselines(p: argparse.ArgumentParser) -> None:
         "--baselines",
         choices=("none", "quick", "standard", "all"),
         default="standard",
-        help="quick: without networks; standard: with one per label and behavior; all: with a sequential VAE of the "
-        "spikes, which doubles the cost, and decoders that borrow from pretraining sessions (default: standard)",
+        help="quick: without networks and without controls on broken sessions; standard: with these, a network per "
+        "label and behavior, and probes of known animals; all: with a sequential VAE of the spikes, which doubles the "
+        "cost, and decoders that borrow from pretraining sessions (default: standard)",
     )

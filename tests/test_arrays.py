@@ -401,9 +401,13 @@ def test_steinmetz(real_data: Path) -> None:
         assert np.array_equal(c["contrast_left"].values, raw["contrast_left"])
         assert np.array_equal(c["contrast_right"].values, raw["contrast_right"])
         assert np.array_equal(2 * c["feedback"].values - 1, raw["feedback_type"])
-        for position, key in enumerate(("turned_left", "turned_right", "no_turn")):
+        for position, key in enumerate(("turned_left", "turned_right")):
             assert np.array_equal(c["turn"].observed & (c["turn"].values == position), raw[key])
-        assert 0.5 < c["turn"].observed.mean() < 0.9
+        assert not (c["turn"].observed & raw["no_turn"]).any()
+        assert np.array_equal(c["turn"].observed, raw["turned_left"] | raw["turned_right"])
+        assert np.array_equal(c["contrast"].values, raw["contrast_right"] - raw["contrast_left"])
+        assert np.array_equal(c["side"].observed, raw["contrast_left"] != raw["contrast_right"])
+        assert np.array_equal(c["side"].values[c["side"].observed], (c["contrast"].values > 0)[c["side"].observed])
         assert recording.info.min_bin_size_s == 0.01
 
 

@@ -164,3 +164,16 @@ def test_regions_permuted_are_a_control_of_the_tasks_of_regions(tiny_recording: 
     assert gap > 0.05
     assert abs(bps["intra_region", "permuted regions"] - bps["inter_region", "permuted regions"]) < gap / 2
     assert bps["inter_region", "permuted regions"] > bps["inter_region", "neurons"] + gap / 4
+
+
+def test_a_label_that_is_a_stimulus_has_no_null_that_is_told_the_stimulus(
+    coded: Callable[[TinyRecording], SessionView], tiny_recording: TinyRecording
+) -> None:
+    view = coded(tiny_recording)
+    label = view.trial_covariates["choice"]
+    shown = replace(label, spec=replace(label.spec, role="stimulus"))
+    behavior = run_baselines(view, "choice", effort="quick")
+    stimulus = run_baselines(replace(view, trial_covariates={"choice": shown}), "choice", effort="quick")
+    assert set(behavior) - set(stimulus) == {"stimulus", "logistic_with_stimulus"}
+    assert stimulus["logistic"].validation_loss == behavior["logistic"].validation_loss
+    assert strongest(stimulus, "null") == "majority"
