@@ -33,6 +33,11 @@ class Adapted:
         return any(used["train_trials"] for used in self.model.provenance["adapted"].values())
 
     @property
+    def fold(self) -> int:
+        """Of the interleaved split; an adaptation has one for all its sessions."""
+        return min(int(used["fold"]) for used in self.model.provenance["adapted"].values())
+
+    @property
     def name(self) -> str:
         """Such as "luo2025/adapter"."""
         return f"{self.model.provenance.get('name', 'foundation')}/{self.track}"

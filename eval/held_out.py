@@ -85,6 +85,7 @@ def evaluate(
                 "protocol; evaluate it with --suite, or adapt again with --split interleaved"
             )
     corpus = known_as(corpus, models[0].model.config.names)
+    fold = min(adapted.fold for adapted in models)
     broken = [problem for adapted in models for problem in breaches(adapted, corpus)]
     if broken and not force:
         raise ProvenanceError("; ".join(broken) + ". Hold the animal out, or pass --force to score it under a stamp")
@@ -100,7 +101,7 @@ def evaluate(
         found = []
         for adapted in by_recording[recording_id]:
             print(f"evaluate {adapted.name} on {recording_id}", file=sys.stderr, flush=True)
-            parts = list(_session_scores(adapted, corpus, recording_id, out, tasks, baselines, fitted))
+            parts = list(_session_scores(adapted, corpus, recording_id, out, tasks, baselines, fitted, fold))
             details = joined(one.plain() for _, one in parts)
             found.append({"rows": [plain(row) for rows, _ in parts for row in rows], "details": details.plain()})
         return found
@@ -119,8 +120,9 @@ def evaluate(
         if columns := [name for name in COLUMNS if tasks is None or name in tasks]:
             thorough = baselines not in ("none", "quick")
             left_out = None if all_regions else subjects
-            regions, confusions = region_rows(models, corpus, base, left_out, columns=columns, thorough=thorough)
-            rows += regions
+            probed = [adapted for adapted in models if adapted.fold == fold]
+            regions, confusions = region_rows(probed, corpus, base, left_out, columns=columns, thorough=thorough)
+            rows += [replace(row, fold=fold) for row in regions]
         write_examples_of(models, corpus, out, confusions, details)
         details.write(out)
         write_results(out, rows, _provenance(models, corpus, subjects, broken, undecided))
@@ -147,8 +149,12 @@ def _session_scores(
     tasks: list[str] | None,
     baselines: Effort,
     fitted: dict[tuple[Any, ...], dict[str, Baseline]],
+    detailed_fold: int,
 ) -> Iterator[tuple[list[ResultRow], Details]]:
-    """Rows and details of one model on one recording, task by task; predictions are written on the way."""
+    """Rows and details of one model on one recording, task by task; predictions are written on the way.
+
+    Details are given of one fold alone: they show what a session looks like, the scores are in the rows.
+    """
     used = adapted.model.provenance["adapted"][recording_id]
     view = view_of(corpus, recording_id, adapted)
     reader = WindowReader(corpus, adapted.model.channels, adapted.model.config.bin_size_s)
@@ -172,12 +178,13 @@ def _session_scores(
             predictions.append(predict_area(adapted.model, reader, recording_id, view, states))
         predictions = [replace(one, seed=seed) for one in predictions]
         about = (view.session, f"{task} {track}".strip(), view.split)
+        repeat: dict[str, Any] = {"fold": view.fold, "few_shot": few_shot}
         for mine in predictions:
-            write_prediction(out / "predictions" / file_name(*about, mine.model, seed, few_shot), mine)
+            write_prediction(out / "predictions" / file_name(*about, mine.model, seed, **repeat), mine)
         for name, one in classical.items() if is_new else ():
             # What a control predicts is of another session.
             if one.kind not in ("reference", "control"):
-                file = file_name(*about, name, few_shot=few_shot)
+                file = file_name(*about, name, **repeat)
                 write_prediction(out / "predictions" / file, one.prediction)
         rows = task_rows(
             view,
@@ -189,7 +196,7 @@ def _session_scores(
             list_baselines=is_new,
         )
         details = Details()
-        if not few_shot[0]:
+        if not few_shot[0] and view.fold == detailed_fold:
             units = corpus[recording_id].units
             details = task_details(
                 view, units, adapted.subject, predictions[:1], classical, seeds=[seed], with_session=is_new
@@ -201,7 +208,8 @@ def write_examples_of(
     models: list[Adapted], corpus: Corpus, out: Path, confusions: list[ConfusionExample], details: Details
 ) -> None:
     """Write what the report draws: the first full-data model of each animal, and where a model fails."""
-    full = [adapted for adapted in models if not adapted.is_few_shot]
+    fold = min(adapted.fold for adapted in models)
+    full = [adapted for adapted in models if not adapted.is_few_shot and adapted.fold == fold]
     shown: dict[str, Adapted] = {}
     for adapted in full:
         if adapted.track != "scratch":
@@ -212,7 +220,7 @@ def write_examples_of(
         return next(one for one in views if one.split == split)
 
     def read(session: str, task: str, split: str, model: str, seed: int | None) -> Prediction:
-        return read_prediction(out / "predictions" / file_name(session, task, split, model, seed))
+        return read_prediction(out / "predictions" / file_name(session, task, split, model, seed, fold=fold))
 
     make_examples(
         out,

@@ -156,7 +156,14 @@ class Prediction:
 
 
 def file_name(
-    session: str, task: str, split: str, model: str, seed: int | None = None, few_shot: tuple[int, int] = (0, 0)
+    session: str,
+    task: str,
+    split: str,
+    model: str,
+    seed: int | None = None,
+    *,
+    fold: int = 0,
+    few_shot: tuple[int, int] = (0, 0),
 ) -> str:
     """What evaluation calls the file of a prediction in its folder `predictions`.
 
@@ -166,9 +173,10 @@ def file_name(
         split: Of the prediction.
         model: Of the prediction.
         seed: Of a model; baselines have none.
+        fold: Of the prediction.
         few_shot: Train trials (0 for all) and draw.
     """
-    shot = f"-k{few_shot[0]}-d{few_shot[1]}" if few_shot[0] else ""
+    shot = (f"-f{fold}" if fold else "") + (f"-k{few_shot[0]}-d{few_shot[1]}" if few_shot[0] else "")
     name = model.replace("/", "_").replace(" ", "_") + ("" if seed is None else f"-s{seed}")
     return f"{session}-{task.replace(' ', '')}-{split}{shot}-{name}.npz"
 

@@ -180,8 +180,8 @@ def _methods(rows: pd.DataFrame) -> str:
     listed = table("Conventions of the metrics.", ["task", "metric", "convention"], body)
     listed = listed.replace("<table>", '<table class="conventions">')
     return (
-        "<p>Every score is computed per session. Seeds, and in the few-shot track random draws of trials, are averaged "
-        "within a session first. Means over sessions carry a percentile bootstrap over sessions (5,000 samples); means "
+        "<p>Every score is computed per session. Seeds, folds, and in the few-shot track random draws of trials, are "
+        "averaged within a session first. Means over sessions carry a percentile bootstrap over sessions (5,000 samples); means "
         "of animal means a two-level bootstrap (animals, then sessions within each). Models are compared by paired "
         "per-session differences under the same bootstrap. With a handful of sessions the session interval is rather "
         "too narrow, and with many comparisons some intervals exclude 0 by chance. Hence the claim rule asks for the "

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from foundation.durable import write_atomic
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SPLITS = ("interleaved", "temporal")
 KINDS = ("model", "baseline", "null")
 # First word of tasks about units, scored once per animal or once in all.
@@ -39,7 +39,7 @@ def scratch_of(model: str) -> str:
 
 
 # What makes a row the only one of its sort.
-KEY = ("dataset", "subject", "session", "split", "task", "model", "train_trials", "draw", "seed", "metric")
+KEY = ("dataset", "subject", "session", "split", "fold", "task", "model", "train_trials", "draw", "seed", "metric")
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
@@ -69,6 +69,7 @@ class ResultRow:
         null: Name of the strongest null; "" when none applies.
         null_value: Its score on the same session, draw, task and metric; None when none applies.
         higher_is_better: False for losses.
+        fold: Of the interleaved split. Several of a session are averaged, as draws are.
     """
 
     dataset: str
@@ -90,6 +91,7 @@ class ResultRow:
     null: str = ""
     null_value: float | None = None
     higher_is_better: bool = True
+    fold: int = 0
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -104,7 +106,7 @@ class ResultRow:
         for name, options in (("split", SPLITS), ("kind", KINDS)):
             if getattr(self, name) not in options:
                 self._fail(name, repr(getattr(self, name)), f"one of {options}")
-        for name in ("train_trials", "draw", "n"):
+        for name in ("train_trials", "draw", "n", "fold"):
             if getattr(self, name) < 0:
                 self._fail(name, getattr(self, name), "0 or more")
         if not math.isfinite(self.value):

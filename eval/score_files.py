@@ -60,15 +60,20 @@ def score_files(paths: Sequence[Path], corpus: Corpus, out: Path, *, baselines: 
         key = (recording_id, prediction.split, prediction.fold, prediction.bin_ms)
         by_view.setdefault(key, []).append(prediction)
 
+    fold = min(key[2] for key in by_view)
+
     def session(key: _View) -> dict[str, Any]:
         rows, details = _view_scores(corpus, key, by_view[key], baselines, out)
-        return {"rows": [plain(row) for row in rows], "details": details.plain()}
+        # They show what a session looks like, in one fold; the scores are in the rows.
+        return {"rows": [plain(row) for row in rows], "details": details.plain() if key[2] == fold else {}}
 
     def finish(found: dict[str, Any]) -> None:
         rows = [ResultRow(**row) for part in found.values() for row in part["rows"]]
         details = joined(part["details"] for part in found.values())
         details.write(out)
-        write_examples(out, Examples(failures=_failures(details, by_view, corpus, out)))
+        write_examples(
+            out, Examples(failures=_failures(details, {k: v for k, v in by_view.items() if k[2] == fold}, corpus, out))
+        )
         names = sorted({one.model for ones in by_view.values() for one in ones})
         write_results(
             out,
@@ -110,7 +115,7 @@ def _view_scores(
         for name, one in classical.items():
             # What a control predicts is of another session.
             if one.kind not in ("reference", "control"):
-                file = file_name(view.session, f"{task} {track}".strip(), view.split, name)
+                file = file_name(view.session, f"{task} {track}".strip(), view.split, name, fold=view.fold)
                 write_prediction(out / "predictions" / file, one.prediction)
         subject, seeds = recording.info.subject_id, [one.seed for one in models]
         rows += task_rows(view, subject, models, classical, seeds=seeds)
@@ -128,12 +133,14 @@ def _view_of(corpus: Corpus, key: _View) -> SessionView:
 def _failures(
     details: Details, by_view: dict[_View, list[Prediction]], corpus: Corpus, out: Path
 ) -> list[TrialExample]:
+    fold = min(key[2] for key in by_view)
+
     def view(recording_id: str, split: str) -> SessionView:
         return _view_of(corpus, next(key for key in by_view if key[:2] == (recording_id, split)))
 
     def read(session: str, task: str, split: str, model: str, seed: int | None) -> Prediction:
         if seed is None:
-            return read_prediction(out / "predictions" / file_name(session, task, split, model))
+            return read_prediction(out / "predictions" / file_name(session, task, split, model, fold=fold))
         wanted = (session, task, split, model, seed)
         held = [one for ones in by_view.values() for one in ones]
         return next(

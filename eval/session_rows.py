@@ -73,6 +73,7 @@ def task_rows(
             null=null if name != null else "",
             null_value=_value(scores, null, metric) if name != null else None,
             higher_is_better=not metric.startswith("cross_entropy"),
+            fold=view.fold,
         )
         for name, kind, seed, metrics in listed
         for metric, value in metrics.items()

@@ -145,7 +145,7 @@ def animal_interval(
 
 
 def per_session(rows: pd.DataFrame, column: str = "value") -> pd.DataFrame:
-    """One value per session: the mean over draws of the mean over seeds.
+    """One value per session: the mean over folds and draws of the mean over seeds.
 
     Args:
         rows: Result rows of one model, split, task, metric and number of train trials.
@@ -160,10 +160,14 @@ def per_session(rows: pd.DataFrame, column: str = "value") -> pd.DataFrame:
     for name in ("dataset", "split", "task", "model", "metric", "train_trials"):
         if rows[name].nunique() > 1:
             raise ValueError(f"rows of several {name} ({sorted(rows[name].unique())[:4]}); select one before averaging")
-    rows = rows[rows[column].notna()]
-    seeds = rows.groupby(["subject", "session", "draw"], sort=False, as_index=False)[column].mean()
-    means = seeds.groupby(["subject", "session"], sort=False, as_index=False)[column].mean()
-    return means.rename(columns={column: "value"}).set_index("session")
+    # Plain loops: a report asks hundreds of times for the means of a few rows, where grouping by pandas is slow.
+    values: dict[tuple[str, str], dict[tuple[int, int], list[float]]] = {}
+    for subject, session, fold, draw, value in zip(*(rows[c] for c in ("subject", "session", "fold", "draw", column))):
+        if value == value:
+            values.setdefault((session, subject), {}).setdefault((fold, draw), []).append(value)
+    means = [float(np.mean([np.mean(seeds) for seeds in repeats.values()])) for repeats in values.values()]
+    index = pd.Index([session for session, _ in values], name="session", dtype=object)
+    return pd.DataFrame({"subject": [subject for _, subject in values], "value": means}, index=index)
 
 
 def summarize(sessions: pd.DataFrame, seed: int = 0, draws: int = DRAWS) -> Summary:
@@ -230,7 +234,8 @@ def seed_mean(rows: pd.DataFrame) -> SeedMean:
 
 def _seeds(rows: pd.DataFrame) -> pd.Series:
     """Mean over sessions of each seed."""
-    sessions = rows.groupby(["seed", "session", "draw"])["value"].mean().groupby(["seed", "session"]).mean()
+    repeats = rows.groupby(["seed", "session", "fold", "draw"])["value"].mean()
+    sessions = repeats.groupby(["seed", "session"]).mean()
     return sessions.groupby("seed").mean()
 
 

@@ -134,7 +134,8 @@ def _finetune(a: argparse.Namespace, overrides: list[str]) -> None:
     if a.tracks:
         config.finetune.tracks = a.tracks
     split = a.split or base.provenance.get("split", "interleaved")
-    assignment = Assignment(split, int(base.provenance.get("fold", 0)), a.train_trials, a.draw)
+    fold = int(base.provenance.get("fold", 0)) if a.fold is None else a.fold
+    assignment = Assignment(split, fold, a.train_trials, a.draw)
     corpus = open_corpora(a.corpus).select(subjects=a.subjects)
     folders = finetune(
         base,

@@ -66,6 +66,7 @@ def build_parser(recipes: str) -> argparse.ArgumentParser:
         help="interleaved, temporal, or source:NAME, the intervals NAME that the recordings came with, such as "
         "source:ts1 (default: as pretrained)",
     )
+    p.add_argument("--fold", type=int, choices=range(5), help="of the interleaved split (default: as pretrained)")
     p.add_argument("--seed", type=int, help="default: that of the pretrained run")
 
     p = verb(

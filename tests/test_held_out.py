@@ -24,6 +24,7 @@ from eval.probe_fits import fit_logistic
 from eval.results import read_results
 from eval.scoring import score
 from eval.session_view import SessionView
+from eval.statistics import per_session
 from foundation.__main__ import main
 from foundation.corpus import Corpus, write_manifest
 from foundation.recording_folder import write_recording
@@ -95,6 +96,36 @@ def test_rows_carry_baseline_and_null_and_files_score_the_same(
             ]
             if np.isfinite(value.value):
                 assert row["value"].item() == pytest.approx(value.value, abs=1e-9)
+
+
+def test_folds_are_scored_each_in_its_own_trials_and_averaged(
+    runs: Path, synthetic_corpus: Corpus, tmp_path: Path
+) -> None:
+    common = ["--corpus", str(synthetic_corpus.path), "--subjects", "animal03", "--out"]
+    command = ["finetune", str(runs / "base"), "--fold", "3", "--tracks", "adapter", *common, str(tmp_path / "f3")]
+    assert main([*command, *SMALL]) == 0
+    names = [str(runs / "new"), str(tmp_path / "f3")]
+    tasks = ["--tasks", "choice", "encode", "region", "--baselines", "quick"]
+    assert main(["evaluate", *names, *common, str(tmp_path / "out"), *tasks]) == 0
+    table, _ = read_results(tmp_path / "out")
+    mine = table[(table["model"] == "tiny/adapter") & (table["metric"] == "auc") & (table["task"] == "choice")]
+    assert mine["fold"].tolist() == [0, 3]
+    for fold, file in ((0, "interleaved-tiny_adapter-s0"), (3, "interleaved-f3-tiny_adapter-s0")):
+        prediction = read_prediction(tmp_path / "out" / "predictions" / f"animal03_0-choice-{file}.npz")
+        assert prediction.fold == fold
+        again = score(prediction, SessionView.of(synthetic_corpus["synthetic/animal03_0"], fold=fold))["auc"]
+        assert mine[mine["fold"] == fold]["value"].item() == pytest.approx(again.value, abs=1e-9)
+    # Baselines of each fold, on its own train trials; regions and what the page draws, of the first fold.
+    assert set(table[(table["kind"] == "baseline") & (table["task"] == "choice")]["fold"]) == {0, 3}
+    assert set(table[table["task"].str.startswith("region")]["fold"]) == {0}
+    curves = read_details(tmp_path / "out").calibration
+    line = [name for name in curves if name not in ("observed", "number")]
+    assert not curves.duplicated(line).any()
+    assert per_session(mine)["value"].item() == pytest.approx(mine["value"].mean())
+    again = ["score", str(tmp_path / "out" / "predictions"), "--corpus", str(synthetic_corpus.path)]
+    assert main([*again, "--out", str(tmp_path / "scored"), "--baselines", "none"]) == 0
+    rows, _ = read_results(tmp_path / "scored")
+    assert rows[(rows["model"] == "tiny/adapter") & (rows["metric"] == "auc")]["fold"].tolist() == [0, 3]
 
 
 def test_files_of_other_tools_are_scored_as_our_models_are(

@@ -26,7 +26,7 @@ def rows(
         for v, a, s in zip(value, animals, sessions)
     ]
     fixed = {"dataset": "d", "split": "interleaved", "task": "encode E2", "model": "m/adapter", "metric": "bps"}
-    return pd.DataFrame(lines).assign(train_trials=0, **fixed)
+    return pd.DataFrame(lines).assign(train_trials=0, fold=0, **fixed)
 
 
 def law(rng: np.random.Generator, gain: float, num: int = 6, each: int = 3, noise: float = 0.01) -> list[pd.DataFrame]:

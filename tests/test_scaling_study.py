@@ -132,7 +132,7 @@ def test_the_rows_of_all_runs_become_points_controls_and_a_page(
             {
                 **{"dataset": "synthetic", "subject": "animal00", "session": ["animal00_0", "animal00_1"]},
                 **{"split": "interleaved", "task": tasks[0], "model": "tiny/adapter", "kind": "model"},
-                **{"train_trials": 0, "draw": 0, "seed": one.seed, "metric": "auc"},
+                **{"train_trials": 0, "draw": 0, "fold": 0, "seed": one.seed, "metric": "auc"},
                 "value": value + 0.01 * np.array([-1, 1]) + 0.001 * one.seed,
             }
         )

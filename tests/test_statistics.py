@@ -116,7 +116,7 @@ def rows(model: str, seeds: dict[tuple[str, int, int], float], **other: object) 
         {"subject": session[0], "session": session, "draw": draw, "seed": seed, "value": value}
         for (session, draw, seed), value in seeds.items()
     ]
-    fixed = {"dataset": "d", "split": "interleaved", "task": "t", "metric": "m", "train_trials": 0, **other}
+    fixed = {"dataset": "d", "split": "interleaved", "task": "t", "metric": "m", "train_trials": 0, "fold": 0, **other}
     return pd.DataFrame(lines).assign(model=model, **fixed)
 
 
@@ -126,6 +126,26 @@ def test_seeds_are_averaged_within_draws_and_draws_within_sessions() -> None:
     assert got.index.tolist() == ["a1", "b1"]
     assert got["value"].tolist() == [6.0, 4.0]
     assert got["subject"].tolist() == ["a", "b"]
+
+
+def test_folds_are_repeats_of_a_session_as_draws_are() -> None:
+    first = rows("m", {("a1", 0, 0): 1, ("a1", 0, 1): 3, ("b1", 0, 0): 5})
+    table = pd.concat([first, rows("m", {("a1", 0, 0): 10}, fold=1), rows("m", {("b1", 0, 0): 7}, fold=4)])
+    assert per_session(table)["value"].to_dict() == {"a1": 6.0, "b1": 6.0}
+
+
+def test_session_means_leave_out_what_is_missing_and_are_those_of_pandas() -> None:
+    rng = np.random.default_rng(3)
+    keys = [(f"{'ab'[i % 2]}{i}", draw, seed) for i in range(5) for draw in range(3) for seed in range(2)]
+    table = rows("m", {key: rng.normal() for key in keys}).assign(fold=rng.integers(0, 3, len(keys)))
+    table.loc[rng.random(len(keys)) < 0.3, "value"] = np.nan
+    by = ["subject", "session", "fold", "draw"]
+    expected = table.groupby(by, sort=False)["value"].mean().groupby(["subject", "session"], sort=False).mean()
+    got = per_session(table)
+    np.testing.assert_allclose(got["value"], expected.dropna().droplevel("subject").reindex(got.index), rtol=1e-12)
+    empty = per_session(table.assign(value=np.nan))
+    assert len(empty) == 0
+    assert list(empty) == ["subject", "value"]
 
 
 def test_mixed_rows_are_refused() -> None:
