@@ -201,7 +201,9 @@ def finetune(
         RunError: A folder holds a model made otherwise.
     """
     assignment = assignment or Assignment()
-    request: dict[str, Any] = {"assignment": asdict(assignment), "finetune": asdict(config), "seed": seed}
+    # Without the tracks: another may be added to a folder later.
+    settings = {name: value for name, value in asdict(config).items() if name != "tracks"}
+    request: dict[str, Any] = {"assignment": asdict(assignment), "finetune": settings, "seed": seed}
     request |= {"base": base_path, "objective": asdict(objective)}
     folders = []
     for subject in subjects:

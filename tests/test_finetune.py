@@ -193,6 +193,11 @@ def test_the_same_call_goes_on_where_it_stopped(
     for here, there in zip(again, whole):
         assert here.relative_to(tmp_path / "stopped") == there.relative_to(tmp_path / "whole")
         assert same_tensors(load_model(here), load_model(there))
+    with_later = [replace(config, tracks=[track]) for track in ("adapter", "full", "scratch")]
+    for one in with_later:  # a track may be added to the folder later
+        finetune(base, corpus, ["animal03"], tmp_path / "later", one, OBJECTIVE)
+    for there in whole:
+        assert same_tensors(load_model(tmp_path / "later" / there.relative_to(tmp_path / "whole")), load_model(there))
     with pytest.raises(RunError, match="other settings"):
         finetune(base, corpus, ["animal03"], tmp_path / "stopped", replace(config, steps=7), OBJECTIVE)
     with pytest.raises(RunError, match="other settings"):
