@@ -25,7 +25,7 @@ from eval.examples import ConfusionExample
 from eval.leakage import leaks_of, refuse
 from eval.model_predictions import MODEL_TRACKS, predict_task
 from eval.predictions import RATE_TASKS, Prediction, file_name, read_prediction, traced, write_prediction
-from eval.region_evaluation import COLUMNS, region_rows
+from eval.region_evaluation import COLUMNS, probed_together, region_rows
 from eval.report_examples import failure_examples, make_examples
 from eval.results import SPLITS, ResultRow, plain, write_results
 from eval.session_rows import task_rows
@@ -86,6 +86,8 @@ def evaluate(
             )
     corpus = known_as(corpus, models[0].model.config.names)
     fold = min(adapted.fold for adapted in models)
+    probed = [adapted for adapted in models if adapted.fold == fold]
+    families = probed_together(probed, base, every_animal=all_regions)
     broken = [problem for adapted in models for problem in breaches(adapted, corpus)]
     if broken and not force:
         raise ProvenanceError("; ".join(broken) + ". Hold the animal out, or pass --force to score it under a stamp")
@@ -119,9 +121,9 @@ def evaluate(
         confusions: list[ConfusionExample] = []
         if columns := [name for name in COLUMNS if tasks is None or name in tasks]:
             thorough = baselines not in ("none", "quick")
-            left_out = None if all_regions else subjects
-            probed = [adapted for adapted in models if adapted.fold == fold]
-            regions, confusions = region_rows(probed, corpus, base, left_out, columns=columns, thorough=thorough)
+            regions, confusions = region_rows(
+                families, corpus, every_animal=all_regions, columns=columns, thorough=thorough
+            )
             rows += [replace(row, fold=fold) for row in regions]
         write_examples_of(models, corpus, out, confusions, details)
         details.write(out)

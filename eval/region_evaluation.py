@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -31,36 +32,86 @@ PLURAL = {"region": "regions", "cell_type": "cell types"}
 COLUMNS = tuple(PLURAL)
 
 
+# Name and seed to the pretrained runs of that name and seed, each with the models that were adapted from it.
+Families = dict[tuple[str, int], dict[str, list[Adapted]]]
+
+
+def probed_together(models: list[Adapted], base: str | None, *, every_animal: bool = False) -> Families:
+    """The full-data adapter models by name and seed, and by pretrained run.
+
+    Args:
+        models: Adapted models.
+        base: Pretrained run; by default the one that each model remembers.
+        every_animal: Whether pretraining animals are to be left out in turn too.
+
+    Raises:
+        ValueError: `every_animal`, and several pretrained runs of one name and seed.
+    """
+    families: Families = {}
+    for a in models:
+        path = base or a.model.provenance.get("base")
+        if path and a.track == "adapter" and not a.is_few_shot:
+            families.setdefault((a.name, _seed(a)), {}).setdefault(path, []).append(a)
+    for (name, seed), runs in families.items():
+        if every_animal and len(runs) > 1:
+            raise ValueError(
+                f"{name}, seed {seed}: regions of every animal are probed on one pretrained run, got {sorted(runs)}; "
+                "leave out --all-regions, or give --base"
+            )
+    return families
+
+
 def region_rows(
-    models: list[Adapted],
+    families: Families,
     corpus: Corpus,
-    base: str | None,
-    test_subjects: list[str] | None,
     *,
+    every_animal: bool = False,
     columns: Sequence[str] = COLUMNS,
     thorough: bool = True,
 ) -> tuple[list[ResultRow], list[ConfusionExample]]:
     """Rows and confusions of the unit probes for the full-data adapter models; empty where too few classes are known.
 
+    Models of one name, seed and pretrained run are probed together, each of their animals left out in turn. Where each
+    animal was left out of a pretraining of its own, so of one name and seed there are several runs, nothing is pooled
+    over animals.
+
     Args:
-        models: Adapted models.
+        families: As from `probed_together`.
         corpus: Holds their recordings and those of the pretraining animals.
-        base: Pretrained run; by default the one the models remember.
-        test_subjects: Animals left out in turn; None: every one, pretraining animals too.
+        every_animal: Leave out pretraining animals in turn too.
         columns: Of `COLUMNS`.
         thorough: See `eval.probes.probe_regions`.
+
+    Returns:
+        Rows, those of baselines and nulls once, and the confusions of the first name and seed.
     """
-    chosen = {a.subject: a for a in models if a.track == "adapter" and not a.is_few_shot}
-    path = base or next((a.model.provenance.get("base") for a in chosen.values()), None)
-    if not chosen or path is None:
-        return [], []
+    rows: dict[tuple[object, ...], ResultRow] = {}
+    confusions: list[ConfusionExample] = []
+    for family, runs in families.items():
+        for path, group in runs.items():
+            found, drawn = _of_one_run(group, corpus, path, every_animal, columns, thorough)
+            for row in found:
+                if row.subject != "all" or len(runs) == 1:
+                    rows.setdefault(row.key, row)
+                elif row.task.startswith("session_identity"):
+                    row = replace(row, subject=group[0].subject, session=group[0].subject)
+                    rows.setdefault(row.key, row)
+            confusions += drawn if family == next(iter(families)) else []
+    return list(rows.values()), confusions
+
+
+def _of_one_run(
+    group: list[Adapted], corpus: Corpus, path: str, every_animal: bool, columns: Sequence[str], thorough: bool
+) -> tuple[list[ResultRow], list[ConfusionExample]]:
+    """Rows and confusions of the animals that were adapted from one pretrained run."""
     pretrained = load_model(path)
     owner: dict[str, FoundationModel] = {}
-    for model in (pretrained, *(a.model for a in chosen.values())):
+    for model in (pretrained, *(a.model for a in group)):
         owner |= dict.fromkeys(model.adapters.sessions["recording_id"], model)
     rows: list[ResultRow] = []
     confusions: list[ConfusionExample] = []
-    first = next(iter(chosen.values()))
+    test_subjects = None if every_animal else [a.subject for a in group]
+    first = group[0]
     for column in columns:
         units = {key: corpus[key].units for key in owner}
         # The probe knows its classes by the name of the first of them.
@@ -168,7 +219,7 @@ def _rows(scores: pd.DataFrame, column: str, adapted: Adapted, datasets: dict[st
                         kind=kind,
                         train_trials=0,
                         draw=0,
-                        seed=int(adapted.model.provenance.get("seed", 0)) if is_model else 0,
+                        seed=_seed(adapted) if is_model else 0,
                         metric=metric,
                         convention=convention,
                         value=float(row[metric]),
@@ -196,7 +247,7 @@ def _leak_rows(leaks: pd.DataFrame, column: str, adapted: Adapted, datasets: dic
             kind="null",
             train_trials=0,
             draw=0,
-            seed=int(adapted.model.provenance.get("seed", 0)),
+            seed=_seed(adapted),
             metric="balanced_accuracy",
             convention=f"two sessions told apart by units of one {column}, mean over pairs, held-out folds; chance 0.5",
             value=float(row["balanced_accuracy"]),
@@ -215,6 +266,10 @@ def _names(adapted: Adapted) -> dict[str, tuple[str, str]]:
         "adapter rows": (f"{adapted.name}, adapter rows", "model"),
         "activity statistics": ("activity statistics", "baseline"),
     }
+
+
+def _seed(adapted: Adapted) -> int:
+    return int(adapted.model.provenance.get("seed", 0))
 
 
 def _named(model: str, probe: str) -> str:

@@ -312,6 +312,41 @@ def test_region_rows_have_model_baseline_and_leak_meters(
     assert rows.loc[rows["metric"] == "macro_f1", "convention"].str.contains("over the regions present").all()
 
 
+def test_regions_are_probed_for_every_seed_and_baselines_listed_once(
+    runs: Path, synthetic_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eval.probes.PROBES", {"logistic": fit_logistic})
+
+    def copied(name: str, **changed: Any) -> str:
+        """The adapted model as if of another seed or pretrained run."""
+        shutil.copytree(runs / "new" / "animal03" / "adapter", tmp_path / name / "animal03" / "adapter")
+        past = tmp_path / name / "animal03" / "adapter" / "provenance.json"
+        past.write_text(json.dumps(json.loads(past.read_text()) | changed))
+        return str(tmp_path / name)
+
+    def rows(*folders: str, out: str) -> pd.DataFrame:
+        command = ["evaluate", *folders, "--corpus", str(synthetic_corpus.path), "--subjects", "animal03"]
+        assert main([*command, "--out", str(tmp_path / out), "--tasks", "region", "--baselines", "quick"]) == 0
+        return read_results(tmp_path / out)[0]
+
+    one = rows(str(runs / "new"), out="one")
+    seeds = rows(str(runs / "new"), copied("other_seed", seed=1), out="seeds")
+    mine = seeds[seeds["model"] == "tiny/adapter"]
+    assert len(mine) == 2 * (one["model"] == "tiny/adapter").sum()
+    assert mine[mine["seed"] == 0]["value"].tolist() == mine[mine["seed"] == 1]["value"].tolist()
+    for kind in ("baseline", "null"):
+        listed, before = (t[(t["kind"] == kind) & ~t["task"].str.startswith("session")] for t in (seeds, one))
+        assert len(listed) == len(before) > 0
+    shutil.copytree(runs / "base", tmp_path / "base")
+    left_out = rows(str(runs / "new"), copied("other_run", base=str(tmp_path / "base" / "model")), out="runs")
+    assert set(left_out["subject"]) == {"animal03"}
+    assert len(left_out) == len(one)
+    command = ["evaluate", str(runs / "new"), str(tmp_path / "other_run"), "--corpus", str(synthetic_corpus.path)]
+    command += ["--subjects", "animal03", "--tasks", "region", "--all-regions", "--out", str(tmp_path / "refused")]
+    assert main(command) == 2
+    assert not (tmp_path / "refused").exists()  # before anything is computed
+
+
 def test_cell_types_are_probed_where_the_units_have_them(runs: Path, synthetic_corpus: Corpus, tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     for key in synthetic_corpus.ids:
