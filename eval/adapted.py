@@ -38,6 +38,11 @@ class Adapted:
         return min(int(used["fold"]) for used in self.model.provenance["adapted"].values())
 
     @property
+    def knows_animal(self) -> bool:
+        """Whether other sessions of its animal were in pretraining: what is scored is new sessions, not a new animal."""
+        return self.subject in self.model.provenance["pretraining_subjects"]
+
+    @property
     def name(self) -> str:
         """Such as "luo2025/adapter"."""
         return f"{self.model.provenance.get('name', 'foundation')}/{self.track}"
@@ -62,7 +67,7 @@ def breaches(adapted: Adapted, corpus: Corpus) -> list[str]:
     """What of a model's past forbids scoring it on its animal, in words."""
     past = adapted.model.provenance
     problems = []
-    if adapted.subject in past["pretraining_subjects"]:
+    if adapted.knows_animal and not set(past["adapted"]) <= set(past.get("held_out_sessions", [])):
         problems.append(f"{adapted.subject} was in the pretraining of {adapted.folder}")
     for recording_id in adapted.model.adapters.sessions["recording_id"]:
         used = past["adapted"].get(recording_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -44,9 +45,10 @@ class OtherSessions:
     fold: int
 
     @classmethod
-    def beside(cls, view: SessionView, corpus: Corpus, subjects: list[str]) -> OtherSessions:
-        """Sessions of `subjects` in the corpus, binned and split as a view is."""
-        ids = [recording_id for recording_id in corpus.ids if corpus.subjects[recording_id] in subjects]
+    def beside(cls, view: SessionView, corpus: Corpus, past: dict[str, Any]) -> OtherSessions:
+        """Sessions of the corpus that a model was pretrained on, by its provenance, binned and split as a view is."""
+        animals, out = past["pretraining_subjects"], past.get("held_out_sessions", [])
+        ids = [key for key in corpus.ids if corpus.subjects[key] in animals and key not in out]
         return cls(corpus, tuple(ids[:: -(-len(ids) // MAX_SESSIONS) or 1]), view.bin_size_s, view.split, view.fold)
 
     def views(self) -> Iterator[SessionView]:

@@ -162,7 +162,7 @@ def _session_scores(
     reader = WindowReader(corpus, adapted.model.channels, adapted.model.config.bin_size_s)
     few_shot = (int(used["train_trials"]), int(used["draw"]))
     seed = int(adapted.model.provenance.get("seed", 0))
-    others = OtherSessions.beside(view, corpus, adapted.model.provenance["pretraining_subjects"])
+    others = OtherSessions.beside(view, corpus, adapted.model.provenance)
     targets = {c.spec.name for c in adapted.model.channels if c.is_target} | {"choice_t", *RATE_TASKS}
     for task, track in tasks_of(view):
         answered = track in MODEL_TRACKS.get(task, (track,)) and (traced(task) or task) in targets
@@ -240,6 +240,7 @@ def _provenance(
     models: list[Adapted], corpus: Corpus, subjects: list[str], broken: list[str], undecided: list[str]
 ) -> dict[str, Any]:
     first = models[0].model
+    known = sorted({a.subject for a in models if a.knows_animal})
     licences = set()
     for recording_id in corpus.ids[:: max(1, len(corpus) // 10)]:
         try:
@@ -247,7 +248,7 @@ def _provenance(
         except (CorpusError, RecordingError):
             continue
     return {
-        "title": f"{first.provenance.get('name', 'foundation')} on held-out animals",
+        "title": f"{first.provenance.get('name', 'foundation')} on held-out {'sessions' if known else 'animals'}",
         "model": json.loads(json.dumps(first.config.model)),
         "parameters": {
             "shared": sum(p.numel() for p in first.shared_parameters()),
@@ -255,7 +256,8 @@ def _provenance(
         },
         "data": ", ".join(sorted({recording_id.split("/")[0] for recording_id in corpus.ids})),
         "pretraining_subjects": first.provenance["pretraining_subjects"],
-        "held_out_subjects": subjects,
+        "held_out_subjects": [name for name in subjects if name not in known],
+        "known_subjects": known,
         "seeds": sorted({int(a.model.provenance.get("seed", 0)) for a in models}),
         "manifest_sha256": corpus.manifest_sha256,
         "versions": {"foundation": foundation.__version__, **first.provenance.get("versions", {})},

@@ -34,6 +34,7 @@ class Past:
     Attributes:
         pretraining: Recordings that shaped the shared weights.
         evaluated: Recordings that are scored.
+        held_out_sessions: Those of them whose animal is meant to be known: the claim is of sessions, not of animals.
         split: Rule within a session.
         fold: Of the interleaved rule.
         bin_size_s: Seconds.
@@ -46,6 +47,7 @@ class Past:
 
     pretraining: tuple[str, ...]
     evaluated: tuple[str, ...]
+    held_out_sessions: tuple[str, ...] = ()
     split: SplitName = "interleaved"
     fold: int = 0
     bin_size_s: float = 0.02
@@ -66,7 +68,8 @@ def find_leaks(corpus: Corpus, past: Past) -> list[Leak]:
     Raises:
         CorpusError: A recording that the corpus does not have.
     """
-    leaks = animal_leaks(corpus.subjects, past.pretraining, past.evaluated)
+    new = [key for key in past.evaluated if key not in past.held_out_sessions]
+    leaks = animal_leaks(corpus.subjects, past.pretraining, new)
     leaks += recording_leaks(corpus, past.pretraining, past.evaluated)
     leaks += normalizer_leaks(past.normalizers, corpus, past.pretraining, past.evaluated, past.split, past.fold)
     for key in past.evaluated:
@@ -134,6 +137,7 @@ def past_of(models: Sequence[Adapted], corpus: Corpus) -> Past:
     return Past(
         pretraining=present,
         evaluated=tuple(roles),
+        held_out_sessions=tuple(first.provenance.get("held_out_sessions", [])),
         split=split,
         fold=fold,
         bin_size_s=first.config.bin_size_s,

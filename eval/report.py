@@ -34,6 +34,7 @@ _FACTS = {
     "data": "data",
     "pretraining_subjects": "pretraining animals",
     "held_out_subjects": "held-out animals",
+    "known_subjects": "animals with held-out sessions",
     "seeds": "seeds",
     "manifest_sha256": "corpus manifest (SHA-256)",
 }
@@ -103,7 +104,12 @@ _FOOTER = (
 def _header(title: str, rows: pd.DataFrame, provenance: dict[str, Any]) -> str:
     animals = [a for a in dict.fromkeys(rows["subject"]) if a != "all"]
     facts = {"held_out_subjects": animals, **provenance}
-    lines = [f"<dt>{name}</dt><dd>{_value(facts[key])}</dd>" for key, name in _FACTS.items() if key in facts]
+    # None of an optional fact, such as animals with held-out sessions, is not worth a line.
+    lines = [
+        f"<dt>{name}</dt><dd>{_value(facts[key])}</dd>"
+        for key, name in _FACTS.items()
+        if facts.get(key) not in (None, [])
+    ]
     scored = rows[~rows["task"].str.startswith(UNIT_PROBES)]
     sessions = scored["session"].nunique()
     lines.append(
@@ -114,6 +120,12 @@ def _header(title: str, rows: pd.DataFrame, provenance: dict[str, Any]) -> str:
     stamp = f'<div class="stamp"><strong>Forced evaluation.</strong> Rules were broken:<ul>{stamp}</ul></div>' * bool(
         stamp
     )
+    if known := provenance.get("known_subjects"):
+        stamp += (
+            '<div class="stamp"><strong>Held-out sessions, known animals.</strong> '
+            f"Other sessions of {_value(known)} were in pretraining. What is said here of animals holds for new sessions "
+            "of them, not for new animals.</div>"
+        )
     summary = f"<p>{escape(str(provenance['summary']))}</p>" if provenance.get("summary") else ""
     return f'<header><h1>{escape(title)}</h1>{summary}{stamp}<dl class="facts">{"".join(lines)}</dl></header>'
 

@@ -31,6 +31,7 @@ class DataConfig:
         subjects: Pretraining animals; empty for all that are not held out.
         recordings: Of these animals only these recordings; empty for all.
         held_out: Animals that no pretraining window may touch.
+        held_out_sessions: Recordings that no pretraining window may touch, of animals that are pretrained on.
         held_out_fraction: Without a list, hold out the animals whose identity hashes below this.
         inputs: Covariates the model reads; empty for all.
         targets: Covariates it predicts; empty for those of role `behavior`.
@@ -46,6 +47,7 @@ class DataConfig:
     subjects: list[str] = field(default_factory=list)
     recordings: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
+    held_out_sessions: list[str] = field(default_factory=list)
     held_out_fraction: float = 0.2
     inputs: list[str] = field(default_factory=list)
     targets: list[str] = field(default_factory=list)
@@ -215,6 +217,27 @@ def _check_shared(name: str, specs: dict[str, CovariateSpec], uses: dict[str, tu
                 f"data.shared: {name!r} differs between {first} and {part} in {', '.join(differs)}; make the recipes "
                 "agree, or rename one"
             )
+
+
+def pretraining_corpus(corpus: Corpus, config: DataConfig) -> Corpus:
+    """The recordings that may be trained on.
+
+    Raises:
+        ValueError: As `pretraining_subjects` says, a held-out session that does not exist, or nothing is left.
+    """
+    subjects = pretraining_subjects(corpus, config)
+    if unknown := sorted(set(config.held_out_sessions) - set(corpus.ids)):
+        raise ValueError(
+            f"data.held_out_sessions: no recording {unknown[:6]} in {corpus.path}; ids are like {corpus.ids[0]}"
+        )
+    chosen = [key for key in config.recordings or corpus.ids if key not in config.held_out_sessions]
+    left = corpus.select(subjects=subjects, recordings=chosen)
+    if not left.ids:
+        raise ValueError(
+            f"data: of the pretraining animals {subjects[:6]} no recording is left by data.recordings "
+            f"({len(config.recordings)} named) and data.held_out_sessions ({len(config.held_out_sessions)} named)"
+        )
+    return left
 
 
 def pretraining_subjects(corpus: Corpus, config: DataConfig) -> list[str]:

@@ -126,8 +126,12 @@ def adapt(
     subjects = {corpus.subjects[recording_id] for recording_id in recording_ids}
     if len(subjects) != 1:
         raise ValueError(f"adapt: got animals {sorted(subjects)}; adapt each on its own, so that none informs another")
-    if subjects & set(base.provenance["pretraining_subjects"]) and track != "scratch":
-        raise ValueError(f"adapt: {sorted(subjects)} was pretrained on; its rows exist already")
+    (subject,) = subjects
+    known = sorted(set(recording_ids) - set(new_sessions(base, corpus, subject)))
+    if known and track != "scratch":
+        raise ValueError(
+            f"adapt: {subject} was pretrained on, and {known[:3]} were not held out (data.held_out_sessions)"
+        )
     reader = WindowReader(known_as(corpus, base.config.names), base.channels, base.config.bin_size_s)
     data = training_data(reader, recording_ids, base.config.window_s, assignment.roles)
     if track == "full":
@@ -158,7 +162,7 @@ def adapt(
         seed=seed,
         trainable="adapters" if track == "adapter" else "all",
         accelerator=Accelerator(),
-        label=f"{track} {subjects.pop()}",
+        label=f"{track} {subject}",
         log=log,
     )
     if config.readout.enabled:
@@ -207,7 +211,12 @@ def finetune(
     request |= {"base": base_path, "objective": asdict(objective)}
     folders = []
     for subject in subjects:
-        ids = [key for key, animal in corpus.subjects.items() if animal == subject]
+        ids = new_sessions(run, corpus, subject)
+        if not ids:
+            raise ValueError(
+                f"{subject} was pretrained on, and none of its sessions in this corpus was held out; adapt to an "
+                "animal of data.held_out, or to a session of data.held_out_sessions"
+            )
         adapted = None
         for track in config.tracks:
             folder = out / subject / track
@@ -225,6 +234,15 @@ def finetune(
             adapted = model if track == "adapter" else adapted
             save_folder(folder, lambda scratch, model=model: _save(model, scratch, request))
     return folders
+
+
+def new_sessions(base: FoundationModel, corpus: Corpus, subject: str) -> list[str]:
+    """Recordings of an animal that a model may be adapted to: all of a new animal, else those that were held out."""
+    past = base.provenance
+    ids = [key for key, animal in corpus.subjects.items() if animal == subject]
+    if subject not in past["pretraining_subjects"]:
+        return ids
+    return [key for key in ids if key in past.get("held_out_sessions", [])]
 
 
 def _save(model: FoundationModel, folder: Path, request: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import foundation
-from foundation.channels import corpus_groups, find_channels, open_data, pretraining_subjects
+from foundation.channels import corpus_groups, find_channels, open_data, pretraining_corpus
 from foundation.checkpoint import RunError, best_model, save_folder
 from foundation.config import Config, dump_config
 from foundation.corpus import Corpus
@@ -38,11 +38,7 @@ def pretrain(config: Config) -> Path:
     if accelerator.is_main_process:
         claim_folder(folder, config)
     accelerator.wait_for_everyone()
-    corpus = open_data(config.data)
-    allowed = pretraining_subjects(corpus, config.data)
-    corpus = corpus.select(subjects=allowed, recordings=config.data.recordings or None)
-    if not corpus.ids:
-        raise ValueError(f"data.recordings: none of {config.data.recordings[:6]} is of a pretraining animal {allowed}")
+    corpus = pretraining_corpus(open_data(config.data), config.data)
     subjects = sorted(set(corpus.subjects.values()))
     channels = find_channels(corpus, config.data, corpus.ids)
     reader = WindowReader(corpus, channels, config.data.bin_size_s)
@@ -84,6 +80,7 @@ def provenance(config: Config, corpus: Corpus, subjects: list[str]) -> dict[str,
         "name": config.name,
         "pretraining_subjects": subjects,
         "pretraining_recordings": corpus.ids,
+        "held_out_sessions": config.data.held_out_sessions,
         "split": config.data.split,
         "fold": config.data.fold,
         "corpus_sha256": corpus.manifest_sha256,

@@ -92,7 +92,7 @@ def test_baselines_borrow_from_train_trials_of_the_others_alone(
     synthetic_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = SessionView.of(synthetic_corpus["synthetic/animal03_0"])
-    others = OtherSessions.beside(view, synthetic_corpus, ["animal00", "animal01"])
+    others = OtherSessions.beside(view, synthetic_corpus, {"pretraining_subjects": ["animal00", "animal01"]})
     assert others.recording_ids == ("synthetic/animal00_0", "synthetic/animal01_0")
     label, trace = shared_label(view, "choice", others), shared_trace(view, "wheel_speed", others, causal=True)
     assert label is not None
@@ -104,7 +104,7 @@ def test_baselines_borrow_from_train_trials_of_the_others_alone(
     for effort in efforts:
         found = run_baselines(view, "choice", effort=effort, others=others)
         assert ("shared_rank_logistic" in found) == (effort == "all")
-    nobody = OtherSessions.beside(view, synthetic_corpus, [])
+    nobody = OtherSessions.beside(view, synthetic_corpus, {"pretraining_subjects": []})
     assert nobody.recording_ids == ()
     assert shared_label(view, "choice", nobody) is None
     views = list(others.views())
