@@ -39,7 +39,7 @@ class Adapted:
 
     @property
     def knows_animal(self) -> bool:
-        """Whether other sessions of its animal were in pretraining: what is scored is new sessions, not a new animal."""
+        """Whether its animal was in pretraining, with other sessions: what is scored is a new session, not a new animal."""
         return self.subject in self.model.provenance["pretraining_subjects"]
 
     @property

@@ -123,8 +123,8 @@ def _header(title: str, rows: pd.DataFrame, provenance: dict[str, Any]) -> str:
     if known := provenance.get("known_subjects"):
         stamp += (
             '<div class="stamp"><strong>Held-out sessions, known animals.</strong> '
-            f"Other sessions of {_value(known)} were in pretraining. What is said here of animals holds for new sessions "
-            "of them, not for new animals.</div>"
+            f"Other sessions of {_value(known)} were in pretraining. What is said here of animals holds for new "
+            "sessions of them, not for new animals.</div>"
         )
     summary = f"<p>{escape(str(provenance['summary']))}</p>" if provenance.get("summary") else ""
     return f'<header><h1>{escape(title)}</h1>{summary}{stamp}<dl class="facts">{"".join(lines)}</dl></header>'
