@@ -39,7 +39,7 @@ class Adapted:
 
     @property
     def knows_animal(self) -> bool:
-        """Whether other sessions of its animal were in pretraining, so that new sessions are scored, not a new animal."""
+        """Whether other sessions of its animal were in pretraining: then new sessions are scored, not a new animal."""
         return self.subject in self.model.provenance["pretraining_subjects"]
 
     @property

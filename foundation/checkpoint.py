@@ -1,9 +1,14 @@
 """Runs on disk: checkpoints that are whole or absent, the best and the last of them, and the log of losses.
 
 run/config.yaml  metrics.jsonl  tensorboard/
-run/checkpoints/step-00000500/{model/, state.pt}      state: step, optimizers, random state (no code, weights_only)
-run/checkpoints/{last,best}.json                      which step is which
+run/checkpoints/step-00000500/{model/, state.pt, metrics.jsonl, checkpoint.json}
+    state.pt            optimizers, random state (no code, weights_only)
+    metrics.jsonl       the log so far
+    checkpoint.json     step, the best step so far, and the hash of every file: a folder that it does not fit is damaged
 run/model/                                            the best model, once training is over
+
+The last two checkpoints are kept, and the best that each of them knows of: where the newest is damaged, as a power cut
+may leave it, the run goes on from the one before as if it had stopped there.
 """
 
 from __future__ import annotations
@@ -11,13 +16,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from foundation.durable import write_atomic
+from foundation.durable import CorpusError, dump_json, fsync, read_json, sha256_of, write_atomic
 from foundation.model import FoundationModel
 
 
@@ -25,21 +33,20 @@ class RunError(ValueError):
     """A run folder that cannot be used; the message says what to do."""
 
 
-def save_folder(target: Path, write: Any) -> None:
+def save_folder(target: Path, write: Callable[[Path], Any]) -> None:
     """Call `write(scratch)` on an empty folder and put it in place of `target`, whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         write(scratch)
-        for path in sorted(scratch.rglob("*")):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+        for path in (*sorted(scratch.rglob("*")), scratch):
+            fsync(path)
         old = None
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".old-{target.name}-", dir=target.parent)) / "old"
             os.replace(target, old)
         os.replace(scratch, target)
+        fsync(target.parent)
         if old is not None:
             shutil.rmtree(old.parent)
     except BaseException:
@@ -47,42 +54,104 @@ def save_folder(target: Path, write: Any) -> None:
         raise
 
 
-def save_checkpoint(run: Path, step: int, model: FoundationModel, state: dict[str, Any], *, is_best: bool) -> None:
-    """Write a checkpoint, point `last` (and `best`) at it, and drop those that nothing points at."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that is as it was written.
+
+    Attributes:
+        folder: Where it lies.
+        step: Updates made.
+        best_step: Of the best checkpoint then; None where that one is damaged.
+    """
+
+    folder: Path
+    step: int
+    best_step: int | None
+
+    @property
+    def best_folder(self) -> Path:
+        """Of the best checkpoint, or of this one where the best is lost."""
+        return self.folder if self.best_step is None else self.folder.with_name(_name(self.best_step))
+
+
+def save_checkpoint(
+    run: Path, step: int, model: FoundationModel, state: dict[str, Any], *, best_step: int | None
+) -> None:
+    """Write a checkpoint, and drop those that are no longer needed.
+
+    Args:
+        run: Run folder; what its `metrics.jsonl` holds by now is part of the checkpoint.
+        step: Updates made.
+        model: With all sessions.
+        state: Tensors, numbers and names.
+        best_step: Of the best checkpoint, this one included; None where none is known.
+    """
+    log = run / "metrics.jsonl"
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder / "model")
-        torch.save({"step": step, **state}, folder / "state.pt")
+        torch.save(state, folder / "state.pt")
+        (folder / "metrics.jsonl").write_bytes(log.read_bytes() if log.exists() else b"")
+        about = {"step": step, "best_step": best_step, "files": _hashes(folder)}
+        (folder / "checkpoint.json").write_bytes(dump_json(about))
 
     folder = run / "checkpoints"
     save_folder(folder / _name(step), write)
-    if is_best:
-        _point(folder / "best.json", step)
-    _point(folder / "last.json", step)
-    keep = {_name(s) for s in (_pointed(folder / "best.json"), _pointed(folder / "last.json")) if s is not None}
+    before = max((s for s in map(_step, folder.glob("step-*")) if s < step), default=None)
+    kept = [step, best_step]
+    if before is not None:
+        kept += [before, _best_of(folder / _name(before))]
+    names = {_name(s) for s in kept if s is not None}
     for path in folder.iterdir():
-        if path.is_dir() and path.name not in keep:
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name.startswith("."):
-            path.unlink(missing_ok=True)  # what a killed process was writing
+        if path.name not in names:
+            # Under a hidden name first, so that what a kill leaves half removed is no checkpoint.
+            hidden = path if path.name.startswith(".") else path.with_name(f".old-{path.name}")
+            os.replace(path, hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+            hidden.unlink(missing_ok=True)
+
+
+def newest_checkpoint(run: Path) -> Checkpoint | None:
+    """The newest checkpoint that is as it was written, or None in a new run; damaged ones are named on stderr.
+
+    Raises:
+        RunError: There are several, all damaged.
+    """
+    folders = sorted((run / "checkpoints").glob("step-*"), reverse=True)
+    for folder in folders:
+        if (damage := _damage(folder)) is not None:
+            print(f"{folder}: damaged ({damage}); going on from the checkpoint before", file=sys.stderr)
+            continue
+        best = _best_of(folder)
+        if best is not None and (damage := _damage(folder.with_name(_name(best)))) is not None:
+            print(f"{folder.with_name(_name(best))}: the best checkpoint is damaged ({damage})", file=sys.stderr)
+            best = None
+        return Checkpoint(folder, _step(folder), best)
+    if len(folders) > 1:
+        raise RunError(f"{run}: all {len(folders)} checkpoints are damaged; restore one, or remove the folder to start")
+    return None
 
 
 def last_checkpoint(run: Path) -> tuple[FoundationModel, dict[str, Any]] | None:
-    """The newest checkpoint's model and state, or None in a new run."""
-    step = _pointed(run / "checkpoints" / "last.json")
-    if step is None:
+    """The newest intact checkpoint's model and state (with `step`, `best_step` and `log`), or None in a new run."""
+    found = newest_checkpoint(run)
+    if found is None:
         return None
-    folder = run / "checkpoints" / _name(step)
-    state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
-    return FoundationModel.from_pretrained(folder / "model"), state
+    state = torch.load(found.folder / "state.pt", weights_only=True, map_location="cpu")
+    state |= {"step": found.step, "best_step": found.best_step, "log": (found.folder / "metrics.jsonl").read_text()}
+    return FoundationModel.from_pretrained(found.folder / "model"), state
 
 
 def best_model(run: Path) -> FoundationModel:
-    """The best checkpoint's model."""
-    step = _pointed(run / "checkpoints" / "best.json")
-    if step is None:
+    """The best checkpoint's model; where that is damaged, the newest one's.
+
+    Raises:
+        RunError: There is no checkpoint.
+    """
+    found = newest_checkpoint(run)
+    if found is None:
         raise RunError(f"{run}: no checkpoint yet; run `foundation train` to its first validation")
-    return FoundationModel.from_pretrained(run / "checkpoints" / _name(step) / "model")
+    return FoundationModel.from_pretrained(found.best_folder / "model")
 
 
 def load_model(path: str | Path) -> FoundationModel:
@@ -117,22 +186,12 @@ def find_adapted(path: str | Path, recording_id: str, subject: str) -> Foundatio
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON object per line, cut back to the checkpoint on resume."""
+    """`metrics.jsonl`: one JSON object per line; a run that goes on starts from the lines of its checkpoint."""
 
-    def __init__(self, path: Path | None, resume_step: int) -> None:
+    def __init__(self, path: Path | None, kept: str = "") -> None:
         self.path = path
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if path.exists() and resume_step:
-            for line in path.read_text().splitlines():
-                try:
-                    if json.loads(line)["step"] <= resume_step:
-                        kept.append(line)
-                except (ValueError, KeyError):
-                    break  # the line a kill cut short
-        write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
+        if path is not None:
+            write_atomic(path, kept.encode())
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row."""
@@ -145,9 +204,33 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _point(path: Path, step: int) -> None:
-    write_atomic(path, json.dumps({"step": step}).encode())
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
-def _pointed(path: Path) -> int | None:
-    return int(json.loads(path.read_text())["step"]) if path.exists() else None
+def _hashes(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): sha256_of(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _best_of(folder: Path) -> int | None:
+    """What a checkpoint says is the best step; None where it cannot be read."""
+    try:
+        best = read_json(folder / "checkpoint.json").get("best_step")
+    except CorpusError:
+        return None
+    return best if isinstance(best, int) else None
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        about = read_json(folder / "checkpoint.json", cure="it was not written to its end")
+        found = _hashes(folder)
+    except CorpusError as error:
+        return str(error)
+    found.pop("checkpoint.json", None)
+    expected = about.get("files")
+    if not isinstance(expected, dict) or not expected:
+        return "checkpoint.json names no files"
+    differs = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    return f"{', '.join(differs)} not as written" if differs else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -232,7 +233,7 @@ def finetune(
             model = adapt(run, corpus, ids, config, objective, start=adapted, **options)
             model.provenance["base"] = base_path
             adapted = model if track == "adapter" else adapted
-            save_folder(folder, lambda scratch, model=model: _save(model, scratch, request))
+            save_folder(folder, partial(_save, model, request))
     return folders
 
 
@@ -245,7 +246,7 @@ def new_sessions(base: FoundationModel, corpus: Corpus, subject: str) -> list[st
     return [key for key in ids if key in past.get("held_out_sessions", [])]
 
 
-def _save(model: FoundationModel, folder: Path, request: dict[str, Any]) -> None:
+def _save(model: FoundationModel, request: dict[str, Any], folder: Path) -> None:
     model.save_pretrained(folder)
     (folder / "request.json").write_text(json.dumps(request, indent=1))
 

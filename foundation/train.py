@@ -8,7 +8,10 @@ rank has no window in a step, and average where the losses here are already shar
 from __future__ import annotations
 
 import copy
+import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +29,7 @@ from foundation.model import FoundationModel
 from foundation.objectives import LossTerms, ObjectiveConfig, joint_loss
 from foundation.objectives.masked_modeling import Tally
 from foundation.optim import OptimConfig, RowAdam, rate_factor, shared_optimizer
+from foundation.preemption import EXIT_STATUS, stop_requests
 from foundation.progress import Progress
 from foundation.ranks import gather_rows, own_sessions, sum_gradients
 from foundation.sampling import Batch, Window, WindowReader, WindowSampler
@@ -122,6 +126,9 @@ def fit(
         accelerator: Of the launch; by default a new one.
         label: Of the progress bar.
         log: Where to write losses; by default `metrics.jsonl` in the run folder, if there is one.
+
+    Raises:
+        SystemExit: SIGTERM came, in a run that has a folder: a checkpoint was written, and the same call goes on.
     """
     accelerator = accelerator or make_accelerator(train, folder)
     state: dict[str, Any] = {}
@@ -180,15 +187,16 @@ class _Loop:
             groups=data.groups,
         )
         self.best_loss, self.stale, self.stopped = float("inf"), 0, False
+        self.best_step: int | None = None
         self.best_parameters: dict[str, torch.Tensor] | None = None
-        self.log = MetricsLog(None, 0)
+        self.log = MetricsLog(None)
 
     def restore(self, state: dict[str, Any], log: Path | None) -> None:
         """Continue from a checkpoint's state; an empty one starts afresh."""
         step, rank = int(state.get("step", 0)), self.accelerator.process_index
         self.sampler.step = step
         if log is not None and self.accelerator.is_main_process:
-            self.log = MetricsLog(log, step)
+            self.log = MetricsLog(log, state.get("log", ""))
         generators = state.get("generators", [])
         # Only dropout draws from torch's generator; a rank that did not exist before starts a stream of its own.
         if rank < len(generators):
@@ -197,12 +205,19 @@ class _Loop:
             torch.manual_seed(self.seed + 1000 * rank + step)
         if state:
             self.best_loss, self.stale, self.stopped = state["best_loss"], state["stale"], state["stopped"]
+            self.best_step = state["best_step"]
+            if self.best_step is None:  # damaged: the next one is the best that there is
+                self.best_loss = float("inf")
             self.row_adam.put({key: state["rows"][key] for key in self.owned})
             if self.adamw is not None:
                 self.adamw.load_state_dict(state["adamw"])
 
     def run(self, label: str) -> None:
         """Train from the present step to the last one."""
+        with stop_requests() if self.folder is not None else nullcontext(lambda: False) as asked:
+            self._run(label, asked)
+
+    def _run(self, label: str, asked: Callable[[], bool]) -> None:
         start, steps = self.sampler.step, self.train.steps
         dataset = _Steps(self.data, self.sampler, set(self.owned), self.objective, self.seed)
         loader = DataLoader(
@@ -228,6 +243,15 @@ class _Loop:
                 self.validate(step + 1, speed)
                 if self.stopped:
                     break
+            elif self.any_rank(asked()):
+                self.sampler.step = step + 1
+                self.save(step + 1)
+                if self.accelerator.is_main_process:
+                    print(
+                        f"{label}: stopped by SIGTERM at step {step + 1}, saved; the same command goes on",
+                        file=sys.stderr,
+                    )
+                raise SystemExit(EXIT_STATUS)
         progress.close()
 
     def update(self, step: int, item: tuple[Batch, Masks] | None) -> LossTerms:
@@ -293,8 +317,10 @@ class _Loop:
         self.stopped = bool(self.train.patience and self.stale >= self.train.patience)
         rate = {"windows_per_s": round(speed, 2), "lr": self.optim.lr * rate_factor(step, self.train.steps, self.optim)}
         self.write({"step": step, "split": "val", **terms, **rate})
+        if better:
+            self.best_step = step
         if self.folder is not None:
-            self.save(step, better)
+            self.save(step)
         elif better:
             self.best_parameters = {name: value.clone() for name, value in self.model.state_dict().items()}
 
@@ -334,7 +360,13 @@ class _Loop:
         means = {name: float(value[0] / value[1]) for name, value in sorted(total.items()) if value[1]}
         return {"loss": sum(weight * means.get(name, 0.0) for name, weight in sorted(weights.items())), **means}
 
-    def save(self, step: int, better: bool) -> None:
+    def any_rank(self, value: bool) -> bool:
+        """Whether a value is true on any rank; all of them ask."""
+        if self.accelerator.num_processes == 1:
+            return value
+        return bool(self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device), "sum") > 0)
+
+    def save(self, step: int) -> None:
         """Write a checkpoint with the rows of all ranks."""
         assert self.folder is not None
         parts: dict[str, SessionPart] = {}
@@ -359,7 +391,7 @@ class _Loop:
                 "stale": self.stale,
                 "stopped": self.stopped,
             }
-            save_checkpoint(self.folder, step, whole, state, is_best=better)
+            save_checkpoint(self.folder, step, whole, state, best_step=self.best_step)
         self.accelerator.wait_for_everyone()
 
     def write(self, row: dict[str, Any]) -> None:

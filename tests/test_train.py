@@ -21,7 +21,7 @@ import yaml
 
 from data_recipes.recipe import open_or_prepare
 from foundation.channels import DataConfig
-from foundation.checkpoint import RunError, best_model, last_checkpoint, load_model
+from foundation.checkpoint import RunError, best_model, last_checkpoint, load_model, newest_checkpoint
 from foundation.config import Config, dump_config, load_config
 from foundation.corpus import Corpus
 from foundation.masking import SCHEMES, MaskingConfig, draw_masks
@@ -173,7 +173,9 @@ def test_training_stops_early_and_returns_the_best(world: Any, tmp_path: Path) -
     best = int(np.argmin(losses))
     assert len(val) < 20
     assert len(val) == best + 1 + 3
-    assert json.loads((tmp_path / "run/checkpoints/best.json").read_text())["step"] == val[best]["step"]
+    found = newest_checkpoint(tmp_path / "run")
+    assert found is not None
+    assert found.best_step == val[best]["step"]
     # Called again, nothing more is trained.
     again = train_here(world, train=train, optim=optim, folder=tmp_path / "run")
     assert same_tensors(model, again)
@@ -223,27 +225,52 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_as_if_it_had_not(synthetic_corpus: Corpus, tmp_path: Path) -> None:
-    """SIGKILL at a random moment of `python -m foundation train`, then the same run again."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_goes_on_as_if_it_had_not(
+    synthetic_corpus: Corpus, tmp_path: Path, number: signal.Signals
+) -> None:
+    """A signal at a random moment of `python -m foundation train`, then the same run again."""
     train = replace(QUICK, steps=64, val_every=8, log_every=4)
     pretrain(config_of(synthetic_corpus, tmp_path / "whole", train=train))
     config = tmp_path / "config.yaml"
     config.write_text(dump_config(config_of(synthetic_corpus, tmp_path / "killed", train=train)))
     command = [sys.executable, "-m", "foundation", "train", str(config)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    first, deadline = tmp_path / "killed/checkpoints/last.json", time.monotonic() + 120
-    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    folder, deadline = tmp_path / "killed/checkpoints", time.monotonic() + 120
+    while not list(folder.glob("step-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(random.Random(time.time_ns()).uniform(0, 0.5))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "it ended before the kill: train for longer"
+    process.send_signal(number)
+    _, said = process.communicate()
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL, "it ended before the kill: train for longer"
+    else:
+        assert process.returncode == 128 + signal.SIGTERM, said
+        assert "stopped by SIGTERM at step" in said
+        saved = newest_checkpoint(tmp_path / "killed")
+        assert saved is not None
+        assert f"at step {saved.step}, saved" in said
     pretrain(load_config(config, []))  # in this process: a new one takes seconds to import its libraries
     assert rows(tmp_path / "killed/metrics.jsonl") == rows(tmp_path / "whole/metrics.jsonl")
     assert same_tensors(load_model(tmp_path / "killed"), load_model(tmp_path / "whole"))
-    leftovers = [p.name for p in (tmp_path / "killed/checkpoints").iterdir() if p.name.startswith(".")]
+    leftovers = [p.name for p in folder.iterdir() if p.name.startswith(".")]
     assert leftovers == []
+
+
+def test_a_lost_best_checkpoint_is_replaced_by_the_next_best(synthetic_corpus: Corpus, tmp_path: Path) -> None:
+    train = replace(QUICK, steps=12, val_every=2)
+    config = config_of(synthetic_corpus, tmp_path, train=train)
+    pretrain(replace(config, train=replace(train, steps=6)))
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    (found.best_folder / "state.pt").write_bytes(b"")
+    (tmp_path / "config.yaml").unlink()
+    pretrain(config)
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.best_step is not None
+    assert found.best_step >= 6
 
 
 def test_another_config_in_the_same_folder_is_refused(synthetic_corpus: Corpus, tmp_path: Path) -> None:
@@ -337,11 +364,14 @@ def test_the_best_model_is_that_of_the_best_step(world: Any, tmp_path: Path) -> 
     train = replace(QUICK, steps=9, val_every=3)
     model = train_here(world, folder=tmp_path, train=train)
     losses = {row["step"]: row["loss"] for row in rows(tmp_path / "metrics.jsonl") if row["split"] == "val"}
-    best = json.loads((tmp_path / "checkpoints/best.json").read_text())["step"]
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    best = found.best_step
     assert best == min(losses, key=losses.__getitem__)
     assert same_tensors(model, best_model(tmp_path))
     kept = {p.name for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()}
-    assert kept == {f"step-{step:08d}" for step in (best, 9)}
+    assert {f"step-{step:08d}" for step in (best, 6, 9)} <= kept
+    assert len(kept) <= 3
 
 
 def losses_and_gradients(world: Any, device: str, precision: torch.dtype) -> tuple[list[float], torch.Tensor]:
