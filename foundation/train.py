@@ -23,7 +23,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 
 from foundation.adapters import SessionPart
-from foundation.checkpoint import MetricsLog, best_model, last_checkpoint, save_checkpoint
+from foundation.checkpoint import MetricsLog, RunError, best_model, last_checkpoint, save_checkpoint
 from foundation.masking import Masks, draw_masks
 from foundation.model import FoundationModel
 from foundation.objectives import LossTerms, ObjectiveConfig, joint_loss
@@ -37,6 +37,8 @@ from foundation.training_data import TrainingData, spread
 
 Trainable = Literal["all", "adapters"]
 VALIDATION_STEP = 2**31
+# So many updates in a row without a finite loss or gradient end a run.
+MAX_SKIPPED = 10
 
 
 @dataclass
@@ -128,6 +130,8 @@ def fit(
         log: Where to write losses; by default `metrics.jsonl` in the run folder, if there is one.
 
     Raises:
+        RunError: Ten updates in a row whose loss or gradient is not finite. A single one is left out, and its windows
+            are named on stderr and in the log.
         SystemExit: SIGTERM came, in a run that has a folder: a checkpoint was written, and the same call goes on.
     """
     accelerator = accelerator or make_accelerator(train, folder)
@@ -190,6 +194,7 @@ class _Loop:
         self.best_step: int | None = None
         self.best_parameters: dict[str, torch.Tensor] | None = None
         self.log = MetricsLog(None)
+        self.skipped = 0
 
     def restore(self, state: dict[str, Any], log: Path | None) -> None:
         """Continue from a checkpoint's state; an empty one starts afresh."""
@@ -235,9 +240,10 @@ class _Loop:
             losses = self.update(step, item)
             trained += self.train.windows_per_step
             speed = trained / (time.perf_counter() - begun)
-            if (step + 1) % self.train.log_every == 0 or step + 1 == steps:
-                self.write({"step": step + 1, "split": "train", **losses.terms})
-            progress.update(loss=f"{losses.terms['loss']:.4f}", windows_per_s=f"{speed:.0f}")
+            if losses is not None:
+                if (step + 1) % self.train.log_every == 0 or step + 1 == steps:
+                    self.write({"step": step + 1, "split": "train", **losses.terms})
+                progress.update(loss=f"{losses.terms['loss']:.4f}", windows_per_s=f"{speed:.0f}")
             if (step + 1) % self.train.val_every == 0 or step + 1 == steps:
                 self.sampler.step = step + 1
                 self.validate(step + 1, speed)
@@ -254,8 +260,8 @@ class _Loop:
                 raise SystemExit(EXIT_STATUS)
         progress.close()
 
-    def update(self, step: int, item: tuple[Batch, Masks] | None) -> LossTerms:
-        """One update of shared parameters and of the rows of the sessions in the batch."""
+    def update(self, step: int, item: tuple[Batch, Masks] | None) -> LossTerms | None:
+        """One update of shared parameters and of the rows of the sessions in the batch; None if it is left out."""
         self.model.train()
         rows, losses = {}, None
         if item is not None:
@@ -268,14 +274,46 @@ class _Loop:
         if self.accelerator.num_processes > 1:
             sum_gradients(self.shared, self.accelerator)
         factor = rate_factor(step, self.train.steps, self.optim)
+        norm = torch.nn.utils.clip_grad_norm_(self.shared, self.optim.clip)
+        gradients = [t.grad.sum() for leaf in rows.values() for t in (leaf.units, leaf.session) if t.grad is not None]
+        finite = bool(torch.stack([losses.total.detach(), norm.to(losses.total), *gradients]).isfinite().all())
+        if self.any_rank(not finite):
+            self.leave_out(step, item)
+            return None
+        self.skipped = 0
         if self.adamw is not None:
-            torch.nn.utils.clip_grad_norm_(self.shared, self.optim.clip)
             for group in self.adamw.param_groups:
                 group["lr"] = self.optim.lr * factor
             self.adamw.step()
             self.adamw.zero_grad(set_to_none=True)
         self.row_adam.step(rows, self.optim.row_lr * factor)
         return losses
+
+    def leave_out(self, step: int, item: tuple[Batch, Masks] | None) -> None:
+        """Forget the gradients of an update that is not finite, and say which windows made it so."""
+        for parameter in self.shared:
+            parameter.grad = None
+        windows = item[0].windows if item is not None else []
+        mine = [f"{w.recording_id} at {w.start_s:.3f} s" for w in windows if not self.is_finite(w, step)]
+        named = [text for part in gather_object([mine]) for text in part]
+        if self.accelerator.is_main_process:
+            what = f"windows that alone give no finite loss: {'; '.join(named) or 'none'}"
+            print(f"step {step + 1}: the loss or its gradient is not finite, left out; {what}", file=sys.stderr)
+            self.log.write({"step": step + 1, "split": "left out", "windows": named})
+        self.skipped += 1
+        if self.skipped == MAX_SKIPPED:
+            raise RunError(
+                f"{MAX_SKIPPED} updates in a row, up to step {step + 1}, whose loss or gradient is not finite; lower "
+                "optim.lr or optim.row_lr, or leave out the recordings named above. The last checkpoint is good"
+            )
+
+    def is_finite(self, window: Window, step: int) -> bool:
+        """Whether the loss of one window, by itself and on this rank, is finite."""
+        batch, masks = _with_masks(self.data.reader, [window], self.objective, (self.seed, step))
+        device = self.accelerator.device
+        with torch.no_grad():
+            losses = joint_loss(self.model, batch.to(device), masks.to(device), self.objective, seed=(self.seed, step))
+        return bool(losses.total.isfinite())
 
     def loss(
         self, batch: Batch, masks: Masks, rows: dict[str, Any] | None, seed: tuple[int, ...], **kwargs: Any
@@ -338,11 +376,15 @@ class _Loop:
                 continue
             seed = (self.seed, VALIDATION_STEP)
             batch, masks = _with_masks(self.data.reader, chosen[recording_id], self.objective, seed)
-            schemes = np.array(masks.schemes)
+            schemes, lost = np.array(masks.schemes), set[str]()
 
-            def add(name: str, weight: float, tally: Tally, schemes: np.ndarray = schemes) -> None:
+            def add(
+                name: str, weight: float, tally: Tally, schemes: np.ndarray = schemes, lost: set[str] = lost
+            ) -> None:
                 weights[name] = weight
                 pair = torch.stack([tally.total, tally.count]).double().cpu().numpy()
+                if not np.isfinite(pair).all():
+                    lost.add(name)
                 sums[name] = sums.get(name, 0) + pair.sum(axis=1)
                 if not name.endswith("_contrast"):
                     for scheme in np.unique(schemes):
@@ -352,6 +394,8 @@ class _Loop:
             device = self.accelerator.device
             with torch.autocast(device.type, torch.bfloat16, enabled=self.train.precision == "bf16"):
                 joint_loss(self.model, batch.to(device), masks.to(device), self.objective, seed=seed, on_tally=add)
+            if lost:
+                print(f"validation of {recording_id}: {', '.join(sorted(lost))} not finite", file=sys.stderr)
         total: dict[str, np.ndarray] = {}
         for part, part_weights in gather_object([(sums, weights)]):
             weights |= part_weights

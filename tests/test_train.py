@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from foundation.objectives.contrastive import ContrastiveConfig
 from foundation.optim import OptimConfig
 from foundation.pretrain import claim_folder, pretrain
 from foundation.ranks import own_sessions
-from foundation.sampling import Window
+from foundation.sampling import Batch, Window, WindowReader
 from foundation.train import TrainConfig, _Loop, fit
 from foundation.training_data import spread
 
@@ -290,6 +291,74 @@ def test_another_config_in_the_same_folder_is_refused(synthetic_corpus: Corpus, 
     pretrain(config)
     assert same_tensors(load_model(tmp_path / "run"), before)
     assert yaml.safe_load(written)["train"]["steps"] == QUICK.steps
+
+
+# -- losses that are not finite ---------------------------------------------------------------------------------------
+
+
+def _broken(monkeypatch: pytest.MonkeyPatch, is_broken: Callable[[Window], bool], value: float) -> None:
+    """Put a value that no recording can hold into the covariates of some windows, as a broken reader would."""
+    original = WindowReader.batch
+
+    def batch(self: WindowReader, chosen: list[Window]) -> Batch:
+        made = original(self, chosen)
+        for b, window in enumerate(made.windows):
+            if is_broken(window):
+                made.covariates[b, 0] = value
+        return made
+
+    monkeypatch.setattr(WindowReader, "batch", batch)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_update_without_a_finite_loss_is_left_out_and_its_window_named(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: float
+) -> None:
+    key = world.corpus.ids[0]
+    _broken(monkeypatch, lambda w: w.recording_id == key and w.start_s < 40, value)
+    model = train_here(world, train=replace(QUICK, steps=12, val_every=6), folder=tmp_path)
+    lines = rows(tmp_path / "metrics.jsonl")
+    left_out = [line for line in lines if line["split"] == "left out"]
+    assert 0 < len(left_out) < 12
+    for line in left_out:
+        assert line["windows"]
+        for text in line["windows"]:
+            session, _, start = text.partition(" at ")
+            assert session == key
+            assert float(start.removesuffix(" s")) < 40
+    trained = {line["step"] for line in lines if line["split"] == "train"}
+    assert trained | {line["step"] for line in left_out} == set(range(1, 13))
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+    assert "left out; windows that alone give no finite loss: " + left_out[0]["windows"][0] in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_ends_and_keeps_its_last_checkpoint(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = replace(QUICK, steps=40, val_every=2)
+    train_here(world, train=replace(train, steps=2), folder=tmp_path)
+    _broken(monkeypatch, lambda w: True, float("nan"))
+    with pytest.raises(RunError, match=r"10 updates in a row, up to step 12, .* not finite; lower optim\.lr"):
+        train_here(world, train=replace(train, val_every=20), folder=tmp_path)
+    saved = last_checkpoint(tmp_path)
+    assert saved is not None
+    assert saved[1]["step"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in saved[0].state_dict().values())
+
+
+def test_a_validation_loss_that_is_not_finite_is_named_and_never_the_best(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = world.corpus.ids[1]
+    held = {w.start_s for w in world.data.val[key]}
+    _broken(monkeypatch, lambda w: w.recording_id == key and w.start_s in held, float("nan"))
+    train_here(world, folder=tmp_path)
+    said = capsys.readouterr().err
+    assert f"validation of {key}: " in said
+    assert all(f"validation of {other}" not in said for other in world.corpus.ids if other != key)
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.best_step is None
 
 
 # -- who is trained on ------------------------------------------------------------------------------------------------
