@@ -31,7 +31,7 @@ from foundation.recording import Recording
 from foundation.sampling import WindowReader
 from foundation.splits import few_shot_roles, session_roles
 from foundation.train import TrainConfig, fit
-from foundation.training_data import TrainingData, add_sessions, training_data
+from foundation.training_data import TrainingData, add_sessions, training_data, with_train_windows
 
 Track = Literal["adapter", "full", "scratch"]
 
@@ -134,7 +134,8 @@ def adapt(
             f"adapt: {subject} was pretrained on, and {known[:3]} were not held out (data.held_out_sessions)"
         )
     reader = WindowReader(known_as(corpus, base.config.names), base.channels, base.config.bin_size_s)
-    data = training_data(reader, recording_ids, base.config.window_s, assignment.roles)
+    data = with_train_windows(training_data(reader, recording_ids, base.config.window_s, assignment.roles))
+    recording_ids = list(data.train)
     if track == "full":
         model = start or adapt(
             base, corpus, recording_ids, config, objective, assignment=assignment, seed=seed, log=None

@@ -21,7 +21,7 @@ from foundation.model import FoundationModel
 from foundation.sampling import WindowReader
 from foundation.splits import session_roles
 from foundation.train import fit, make_accelerator
-from foundation.training_data import add_sessions, training_data
+from foundation.training_data import add_sessions, training_data, with_train_windows
 
 
 def pretrain(config: Config) -> Path:
@@ -39,18 +39,19 @@ def pretrain(config: Config) -> Path:
         claim_folder(folder, config)
     accelerator.wait_for_everyone()
     corpus = pretraining_corpus(open_data(config.data), config.data)
-    subjects = sorted(set(corpus.subjects.values()))
     channels = find_channels(corpus, config.data, corpus.ids)
     reader = WindowReader(corpus, channels, config.data.bin_size_s)
     data = training_data(
         reader, corpus.ids, config.data.window_s, lambda r: session_roles(r, config.data.split, config.data.fold)
     )
     data.groups = corpus_groups(corpus, config.data)
+    data = with_train_windows(data)
+    corpus = corpus.select(recordings=list(data.train))
     names = corpus.names if isinstance(corpus, Mixture) else None
     size, window_s = config.data.bin_size_s, config.data.window_s
     model = FoundationModel.create(config.model, channels, size, window_s, config.seed, names)
     add_sessions(model, data, corpus.ids, config.seed)
-    model.provenance = provenance(config, corpus, subjects)
+    model.provenance = provenance(config, corpus, sorted(set(corpus.subjects.values())))
     fit(
         model,
         data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -60,6 +61,24 @@ def training_data(
         windows["train"][recording_id] = session_windows(recording, given, "train", reader.bin_size_s, window_s)
         windows["val"][recording_id] = session_windows(recording, given, "val", reader.bin_size_s, window_s)
     return TrainingData(reader, windows["train"], windows["val"])
+
+
+def with_train_windows(data: TrainingData) -> TrainingData:
+    """Leave out the sessions in which nothing can be trained on, and name them on stderr.
+
+    Raises:
+        ValueError: None is left, in all or of one corpus of a mixture.
+    """
+    short = [key for key, windows in data.train.items() if not windows]
+    if not short:
+        return data
+    why = "no train window; the session is too short, or all trials are unusable"
+    print("".join(f"{key}: left out, {why}\n" for key in short), end="", file=sys.stderr)
+    groups = {name: (weight, [key for key in ids if key not in short]) for name, (weight, ids) in data.groups.items()}
+    if len(short) == len(data.train) or not all(ids for _, ids in groups.values()):
+        raise ValueError(f"{', '.join(short[:6])}: {why}")
+    train, val = ({key: value for key, value in part.items() if key not in short} for part in (data.train, data.val))
+    return TrainingData(data.reader, train, val, groups)
 
 
 def add_sessions(model: FoundationModel, data: TrainingData, recording_ids: list[str], seed: int) -> None:

@@ -25,7 +25,7 @@ from foundation.recording import Covariate, CovariateSpec, Recording, RecordingE
 from foundation.recording_folder import write_recording
 from foundation.sampling import WindowReader, WindowSampler
 from foundation.splits import session_roles
-from foundation.training_data import add_sessions, training_data
+from foundation.training_data import add_sessions, training_data, with_train_windows
 
 Tiny = Callable[..., Recording]
 SIZE = 0.02
@@ -239,6 +239,12 @@ def test_a_corpus_without_train_windows_is_refused_by_name(corpora: dict[str, Pa
     model = FoundationModel.create(ModelConfig(width=16, depth=1, heads=2, feed_forward=16), channels, SIZE, 0.4, 0)
     with pytest.raises(ValueError, match="rats/rats1: no train window"):
         add_sessions(model, data, mixture.ids, 0)
+    groups = {name: (1.0, ids) for name, ids in (("mice", ["mice/mice0"]), ("rats", ["rats/rats1"]))}
+    with pytest.raises(ValueError, match="rats/rats1: no train window"):
+        with_train_windows(replace(data, groups=groups))
+    left = with_train_windows(replace(data, groups={"all": (1.0, mixture.ids)}))
+    assert "rats/rats1" not in left.train.keys() | left.val.keys() | set(left.groups["all"][1])
+    assert left.train == {key: windows for key, windows in data.train.items() if windows}
 
 
 def test_another_dataset_may_not_use_a_name_for_another_unit(corpora: dict[str, Path]) -> None:
