@@ -119,7 +119,7 @@ class Rows:
         """Rows of several parts, in order."""
         return cls(*(np.concatenate([getattr(part, key) for part in parts]) for key in cls.__dataclass_fields__))
 
-    def pick(self, keep: np.ndarray) -> Rows:
+    def pick(self, keep: np.ndarray | slice) -> Rows:
         """Some of the rows."""
         return Rows(*(getattr(self, key)[keep] for key in self.__dataclass_fields__))
 
@@ -165,8 +165,7 @@ class SessionDecoder:
     def experts(self, question: Question, rows: Rows) -> np.ndarray:
         """`(2, R, W)` predictions of the experts `spikes` and `joint`."""
         own = {k.removeprefix(question.prefix): v for k, v in self.arrays.items() if k.startswith(question.prefix)}
-        base = own["constant"][:, None] + (rows.course @ own["base"] if "base" in own else 0.0)
-        return np.asarray(base + design(rows, own) @ own["weights"])
+        return expert_answers(own, design(rows, own), rows.course)
 
     def predict(self, question: Question, segment: Segment) -> np.ndarray:
         """`(R, W)`: a row per bin, or one for the trial or the last bin."""
@@ -180,6 +179,12 @@ class SessionDecoder:
 def mixed(mix: np.ndarray, head: np.ndarray, experts: np.ndarray) -> np.ndarray:
     """The weighted mean of the head and the two experts."""
     return np.asarray(mix[0] * head + mix[1] * experts[0] + mix[2] * experts[1])
+
+
+def expert_answers(own: dict[str, np.ndarray], x: np.ndarray, course: np.ndarray) -> np.ndarray:
+    """`(2, R, W)` from a read-out's arrays, the design `(R, F)` and the time course `(R, H)`."""
+    base = own["constant"][:, None] + (course @ own["base"] if "base" in own else 0.0)
+    return np.asarray(base + x @ own["weights"])
 
 
 def design(rows: Rows, own: dict[str, np.ndarray]) -> np.ndarray:

@@ -15,14 +15,16 @@ Targets of other kinds stay with the heads.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
 import scipy.special
 
 from foundation.binning import bin_covariate
-from foundation.decoder import Question, Rows, SessionDecoder, design, mixed, num_spikes
+from foundation.decoder import Question, Rows, SessionDecoder, design, expert_answers, mixed, num_spikes
 from foundation.decoding_features import RECENT_S, Segment, segments
 from foundation.linear_decoders import ridge_path, softmax_path
 from foundation.model import FoundationModel
@@ -39,6 +41,8 @@ TEMPERATURES = (1.0, 0.5, 0.25)
 # Penalty of the time course that is taken off features and traces, in rows.
 COURSE_PENALTY = 10.0
 NUM_FOLDS = 5
+# Numbers that the features of the rows may hold from which their moments and axes are taken; rows are thinned to that.
+MAX_FEATURES = 1 << 27
 # Fewer validation trials than this cannot tell mixtures apart (eight perfect answers of the head once did).
 MIN_TRIALS = 50
 
@@ -118,14 +122,18 @@ class _Fit:
             if not question.is_label and not told.size:
                 told = np.stack([self.session.labels(part) for _, part in found[0]])
                 self.cross_fit(told, found[0], [q for q in asked if q.is_label and self.session.has(q)])
-            rows = [
-                [
-                    self.rows(question, w, part, told[i] if r == 0 and told.size else None)
-                    for i, (w, part) in enumerate(f)
-                ]
-                for r, f in enumerate(found)
+            lazy = [
+                partial(self.each_rows, question, role, told if r == 0 and told.size else None)
+                for r, role in enumerate(found)
             ]
-            self.fit(question, *(Rows.join(parts) for parts in rows))
+            self.fit(question, *lazy)
+
+    def each_rows(
+        self, question: Question, found: list[tuple[int, Segment]], told: np.ndarray | None
+    ) -> Iterator[Rows]:
+        """Rows of one segment after the other: all of them with lags of all units would not fit into memory."""
+        for i, (w, part) in enumerate(found):
+            yield self.rows(question, w, part, None if told is None else told[i])
 
     def cross_fit(self, told: np.ndarray, found: list[tuple[int, Segment]], labels: list[Question]) -> None:
         """Replace the log odds `told` of train trials by those of fits without them, in place."""
@@ -164,7 +172,7 @@ class _Fit:
                         rows[role][question].append(self.rows(question, w, parts[0]))
         for question in asked:
             if all(role[question] for role in rows):
-                self.fit(question, *(Rows.join(role[question]) for role in rows))
+                self.fit(question, *(partial(iter, role[question]) for role in rows))
 
     def rows(self, question: Question, trial: int, segment: Segment, labels: np.ndarray | None = None) -> Rows:
         """The rows of a segment whose target is observed."""
@@ -185,18 +193,26 @@ class _Fit:
         values, observed = bin_covariate(covariate, start, num - skip, size)
         return values.reshape(num - skip, -1).astype(float), observed
 
-    def fit(self, question: Question, train: Rows, val: Rows) -> None:
-        """Both experts, each at its best penalty, and the mixture; nothing where there is nothing to learn."""
-        if not len(val.target) or len(train.target) < 2 or not train.target.std(axis=0).all():
+    def fit(
+        self, question: Question, train_rows: Callable[[], Iterator[Rows]], val_rows: Callable[[], Iterator[Rows]]
+    ) -> None:
+        """Both experts, each at its best penalty, and the mixture; nothing where there is nothing to learn.
+
+        Args:
+            question: What is asked.
+            train_rows: Gives the rows to train on, in parts, as often as asked.
+            val_rows: The same to validate on.
+        """
+        some, stride = _gather(train_rows(), MAX_FEATURES)
+        if some is None or len(some.target) < 2 or not some.target.std(axis=0).all():
             return
-        flat = train.flat()
-        own = {"mean": flat.mean(axis=0)}
-        own["course"] = _course(train, flat - own["mean"])
-        spread = (flat - own["mean"] - train.course @ own["course"]).std(axis=0)
-        own["scale"] = np.where(spread > 1e-6, spread, np.inf)
-        if train.spikes.shape[2] > self.config.components:
-            own["axes"] = _axes(train, own, self.config.components)
-        x, x_val = design(train, own), design(val, own)
+        own = _scaling(some, self.config.components)
+        train, x = _designed(some, own) if stride == 1 else _each_designed(train_rows(), own)
+        some, stride = _gather(val_rows(), MAX_FEATURES)
+        if some is None or not len(some.target):
+            return
+        val, x_val = _designed(some, own) if stride == 1 else _each_designed(val_rows(), own)
+        del some
         solve = _labels if question.is_label else _traces
         loss = _log_loss if question.is_label else _squared_error
         best: list[tuple[float, np.ndarray, np.ndarray]] = []
@@ -210,12 +226,49 @@ class _Fit:
         own |= {"base": base, "penalty": np.array([b[0] for b in best])}
         own |= {"weights": np.stack([b[1] for b in best]), "constant": np.stack([b[2] for b in best])}
         self.session.arrays |= {question.prefix + key: value for key, value in own.items()}
-        experts = self.session.experts(question, val)
+        experts = expert_answers(own, x_val, val.course)
         grid = TEMPERATURES if question.is_label else TEMPERATURES[:1]
         temperature = min(grid, key=lambda t: float(loss(t * val.head, val).mean()))
         losses = np.stack([loss(mixed(np.array(mix), temperature * val.head, experts), val) for mix in MIXES])
         mix = np.array(MIXES[_choose(losses, val.trial)])
         self.session.arrays |= {f"{question.prefix}mix": mix, f"{question.prefix}temperature": np.array(temperature)}
+
+
+def _gather(parts: Iterator[Rows], most: int) -> tuple[Rows | None, int]:
+    """Every k-th row and k, the least power of two at which the lags of all units are at most so many numbers."""
+    kept: list[Rows] = []
+    stride, seen, size = 1, 0, 0
+    for part in parts:
+        num = len(part.target)
+        kept.append(part if stride == 1 else part.pick((seen + np.arange(num)) % stride == 0))
+        seen, size = seen + num, size + kept[-1].spikes.size
+        while size > most and len(kept[0].target) + len(kept) > 2:
+            kept, stride = [Rows.join(kept).pick(slice(None, None, 2))], 2 * stride
+            size = kept[0].spikes.size
+    return (Rows.join(kept) if kept else None), stride
+
+
+def _scaling(rows: Rows, components: int) -> dict[str, np.ndarray]:
+    """Mean, time course, scale and, of more units than components, the principal axes of the features."""
+    flat = rows.flat()
+    own = {"mean": flat.mean(axis=0)}
+    own["course"] = _course(rows, flat - own["mean"])
+    spread = (flat - own["mean"] - rows.course @ own["course"]).std(axis=0)
+    own["scale"] = np.where(spread > 1e-6, spread, np.inf)
+    if rows.spikes.shape[2] > components:
+        own["axes"] = _axes(rows, own, components)
+    return own
+
+
+def _designed(rows: Rows, own: dict[str, np.ndarray]) -> tuple[Rows, np.ndarray]:
+    """The rows without what the design `(R, F)` is made of, and the design."""
+    return replace(rows, spikes=rows.spikes[:0], states=rows.states[:0]), design(rows, own)
+
+
+def _each_designed(parts: Iterator[Rows], own: dict[str, np.ndarray]) -> tuple[Rows, np.ndarray]:
+    """The same of rows that do not fit into memory together."""
+    found = [_designed(part, own) for part in parts]
+    return Rows.join([rows for rows, _ in found]), np.concatenate([x for _, x in found])
 
 
 def _choose(losses: np.ndarray, trial: np.ndarray) -> int:

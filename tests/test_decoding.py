@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from foundation.binning import bin_covariate
 from foundation.checkpoint import load_model
 from foundation.corpus import Corpus, write_manifest
-from foundation.decoder import decoded
-from foundation.decoding import DecodingConfig, fit_decoding
+from foundation.decoder import Rows, decoded
+from foundation.decoding import DecodingConfig, _gather, fit_decoding
 from foundation.decoding_features import LAGS_S, Segment, label_spikes, segments, trace_spikes
 from foundation.finetune import Assignment, FinetuneConfig, adapt
 from foundation.linear_decoders import ridge_path, softmax_path
@@ -322,3 +325,34 @@ def test_adaptation_on_few_trials_fits_it(tiny_run: Path, synthetic_corpus: Corp
     config = replace(config, decoding=replace(CONFIG, enabled=False))
     model = adapt(load_model(tiny_run), synthetic_corpus, [KEY], config, ObjectiveConfig(), assignment=assignment)
     assert not any(key.startswith("decode.") for key in model.readouts[KEY])
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 60))
+def test_rows_are_thinned_evenly_to_what_fits(sizes: list[int], most: int) -> None:
+    total, parts = sum(sizes), []
+    for size in sizes:
+        first = sum(len(part.target) for part in parts)
+        number = np.arange(first, first + size, dtype=float)[:, None]
+        parts.append(Rows(np.zeros((size, 1, 2)), number, number, number, number, number, number[:, 0]))
+    kept, stride = _gather(iter(parts), most)
+    assert kept is not None
+    assert kept.target[:, 0].tolist() == list(range(0, total, stride))
+    assert kept.spikes.size <= most or len(kept.target) <= 2
+    assert stride == 1 or 2 * -(-total // (stride // 2)) > most
+
+
+def test_a_read_out_of_more_than_memory_holds_is_almost_the_same(
+    model: FoundationModel, synthetic_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only moments and axes are taken from fewer rows; the fit is of all of them."""
+    few = copy.deepcopy(model)
+    monkeypatch.setattr("foundation.decoding.MAX_FEATURES", 100_000)
+    fit_decoding(few, data_of(few, synthetic_corpus), replace(CONFIG, components=8))
+    monkeypatch.undo()
+    all_rows = copy.deepcopy(model)
+    fit_decoding(all_rows, data_of(all_rows, synthetic_corpus), replace(CONFIG, components=8))
+    name = "decode.wheel_speed.whole.mean"
+    assert not torch.equal(few.readouts[KEY][name], all_rows.readouts[KEY][name])
+    windows = trial_windows(synthetic_corpus, "test")
+    one, other = (ask(m, synthetic_corpus, windows, "wheel_speed") for m in (few, all_rows))
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.99  # axes of an eighth of the rows
