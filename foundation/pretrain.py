@@ -102,8 +102,10 @@ def claim_folder(folder: Path, config: Config) -> None:
         RunError: It differs, and training has begun; a run that stopped before, as for a mistaken path, leaves nothing.
     """
     path, text = folder / "config.yaml", dump_config(config)
-    if path.exists() and path.read_text() != text and (folder / "metrics.jsonl").exists():
-        changed = sorted(set(path.read_text().splitlines()) ^ set(text.splitlines()))
+    held = path.read_text() if path.exists() else ""
+    # The beginning of this very text is what a power cut leaves of it, not another config.
+    if not text.startswith(held) and (folder / "metrics.jsonl").exists():
+        changed = sorted(set(held.splitlines()) ^ set(text.splitlines()))
         raise RunError(
             f"{folder}: this run was started with another config (differs in {changed[:6]}); "
             "give another out=..., or remove the folder"

@@ -42,6 +42,7 @@ LAYERS = [
         "foundation.embed",
         "foundation.training_data",
         "foundation.ranks",
+        "foundation.preemption",
         "foundation.progress",
         "foundation.task_basis",
     ],
