@@ -5,11 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +19,7 @@ import yaml
 from data_recipes.recipe import open_or_prepare
 from foundation.channels import DataConfig
 from foundation.checkpoint import RunError, best_model, last_checkpoint, load_model, newest_checkpoint
-from foundation.config import Config, dump_config, load_config
+from foundation.config import Config
 from foundation.corpus import Corpus
 from foundation.masking import SCHEMES, MaskingConfig, draw_masks
 from foundation.model import FoundationModel
@@ -226,37 +222,38 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_process_goes_on_as_if_it_had_not(
-    synthetic_corpus: Corpus, tmp_path: Path, number: signal.Signals
+@pytest.mark.parametrize("step", [4, 5])
+def test_sigterm_saves_and_ends_and_the_run_goes_on_as_if_it_had_not(
+    synthetic_corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: int,
 ) -> None:
-    """A signal at a random moment of `python -m foundation train`, then the same run again."""
-    train = replace(QUICK, steps=64, val_every=8, log_every=4)
-    pretrain(config_of(synthetic_corpus, tmp_path / "whole", train=train))
-    config = tmp_path / "config.yaml"
-    config.write_text(dump_config(config_of(synthetic_corpus, tmp_path / "killed", train=train)))
-    command = [sys.executable, "-m", "foundation", "train", str(config)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    folder, deadline = tmp_path / "killed/checkpoints", time.monotonic() + 120
-    while not list(folder.glob("step-*")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(random.Random(time.time_ns()).uniform(0, 0.5))
-    process.send_signal(number)
-    _, said = process.communicate()
-    if number == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL, "it ended before the kill: train for longer"
-    else:
-        assert process.returncode == 128 + signal.SIGTERM, said
-        assert "stopped by SIGTERM at step" in said
-        saved = newest_checkpoint(tmp_path / "killed")
-        assert saved is not None
-        assert f"at step {saved.step}, saved" in said
-    pretrain(load_config(config, []))  # in this process: a new one takes seconds to import its libraries
-    assert rows(tmp_path / "killed/metrics.jsonl") == rows(tmp_path / "whole/metrics.jsonl")
-    assert same_tensors(load_model(tmp_path / "killed"), load_model(tmp_path / "whole"))
-    leftovers = [p.name for p in folder.iterdir() if p.name.startswith(".")]
-    assert leftovers == []
+    """Between validations, and in the step of one. Kills from outside: `tests/test_faults.py`."""
+    fields = {"model": replace(SMALL, dropout=0.2), "train": replace(QUICK, steps=12, val_every=3)}
+    pretrain(config_of(synthetic_corpus, tmp_path / "whole", **fields))
+    original, before = _Loop.update, signal.getsignal(signal.SIGTERM)
+
+    def update(self: _Loop, at: int, item: Any) -> Any:
+        if at == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, at, item)
+
+    monkeypatch.setattr(_Loop, "update", update)
+    with pytest.raises(SystemExit) as ended:
+        pretrain(config_of(synthetic_corpus, tmp_path / "stopped", **fields))
+    assert ended.value.code == 128 + signal.SIGTERM
+    saved = newest_checkpoint(tmp_path / "stopped")
+    assert saved is not None
+    # In the step of a validation the request is met after the next update.
+    assert saved.step == {4: 5, 5: 7}[step]
+    assert f"stopped by SIGTERM at step {saved.step}, saved; the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setattr(_Loop, "update", original)
+    pretrain(config_of(synthetic_corpus, tmp_path / "stopped", **fields))
+    assert rows(tmp_path / "stopped/metrics.jsonl") == rows(tmp_path / "whole/metrics.jsonl")
+    assert same_tensors(load_model(tmp_path / "stopped"), load_model(tmp_path / "whole"))
 
 
 def test_a_lost_best_checkpoint_is_replaced_by_the_next_best(synthetic_corpus: Corpus, tmp_path: Path) -> None:
