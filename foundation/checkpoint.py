@@ -155,11 +155,13 @@ def best_model(run: Path) -> FoundationModel:
 
 
 def load_model(path: str | Path) -> FoundationModel:
-    """A model from a model folder, or the best one of a run folder.
+    """A model from a model folder, the best one of a run folder, or one of the Hub ("hf://USER/NAME").
 
     Raises:
         RunError: There is no model there.
     """
+    if str(path).startswith("hf://"):
+        return FoundationModel.from_pretrained(str(path).removeprefix("hf://"))
     path = Path(path)
     for folder in (path, path / "model"):
         if (folder / "model.safetensors").exists():

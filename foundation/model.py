@@ -6,6 +6,7 @@ covariates. Which loss is made of them is the business of `foundation.objectives
 
 from __future__ import annotations
 
+import tempfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ from foundation.adapters import (
 from foundation.channels import Channel, channel_slices
 from foundation.masking import Masks
 from foundation.mixture import Names
+from foundation.model_card import model_card
 from foundation.model_config import FoundationConfig, ModelConfig, channel_from_dict, channel_to_dict
 from foundation.sampling import STRUCTURE, Batch
 from foundation.trunk import Trunk
@@ -329,10 +331,41 @@ class FoundationModel(PreTrainedModel):
     # -- disk ---------------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Write config, safetensors and sidecars into a folder."""
+        """Write config, safetensors, sidecars and a model card into a folder."""
         folder = Path(save_directory)
         super().save_pretrained(folder, *args, **kwargs)
         sidecars.save(folder, self.adapters, self.readouts, self.population, self.provenance)
+        card = model_card(
+            self.config.model,
+            self.channels,
+            (self.config.bin_size_s, self.config.window_s),
+            (sum(p.numel() for p in self.shared_parameters()), self.adapters.layout.num_columns),
+            self.adapters.sessions,
+            self.adapters.units,
+            self.provenance,
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, *, private: bool | None = None, **options: Any
+    ) -> str:
+        """Upload what `save_pretrained` writes, the card included (that of transformers would take its place).
+
+        Args:
+            repo_id: Such as "USER/NAME"; made when missing.
+            private: Of a new repository.
+            options: Of `HfApi.upload_folder`: `revision`, `commit_message`, `create_pr`...
+
+        Returns:
+            URL of the commit.
+        """
+        import huggingface_hub
+
+        api = huggingface_hub.HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **options))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> FoundationModel:

@@ -35,7 +35,7 @@ LAYERS = [
     ["foundation.sampling"],
     ["foundation.masking", "foundation.adapters", "foundation.trunk", "foundation.weight_prior"],
     ["foundation.spiking_statistics"],
-    ["foundation.sidecars", "foundation.model_config"],
+    ["foundation.sidecars", "foundation.model_config", "foundation.model_card"],
     ["foundation.model"],
     ["foundation.objectives", "foundation.optim", "foundation.checkpoint", "foundation.predict"],
     [
