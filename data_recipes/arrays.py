@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 
 from data_recipes.from_arrays import recording_from_arrays
+from foundation.array_file import ArrayFile
 from foundation.recording import Recording
 
 VERSION = 1
@@ -182,11 +183,8 @@ class _Arrays:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        try:
-            self._file = np.load(path, allow_pickle=False)
-            self.names = list(self._file.files)
-        except (OSError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path}: not an .npz file ({error}); write it with np.savez") from None
+        self._file = ArrayFile(path)
+        self.names = self._file.names
 
     def __getitem__(self, key: str) -> np.ndarray:
         """The array of a key; `name[2]` is column 2 of the array `name`."""
@@ -197,13 +195,7 @@ class _Arrays:
                 f"{self.path}: no array {name!r}; the file has {sorted(self.names)}. "
                 f"Save one named {name!r}, or say in a mapping which array holds it (see configs/arrays/)"
             )
-        try:
-            array = np.asarray(self._file[name])
-        except ValueError:
-            raise ValueError(
-                f"{self.path}: array {name!r} holds Python objects, which are not read; save numbers or text, and "
-                "concatenate ragged lists into one array with an index"
-            ) from None
+        array = self._file[name]
         if match is None:
             return array
         if array.ndim != 2 or int(match[2]) >= array.shape[1]:

@@ -15,13 +15,13 @@ Schema of `examples.npz` (no pickled objects). Entries count from 0 without gaps
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from foundation.array_file import ArrayFile
 from foundation.durable import write_atomic
 
 FILE_NAME = "examples.npz"
@@ -185,13 +185,7 @@ def read_examples(folder: str | Path) -> Examples:
     path = Path(folder) / FILE_NAME
     if not path.exists():
         return Examples()
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path}: not an examples file ({error}); write it with eval.examples.write_examples"
-        ) from error
+    arrays = ArrayFile(path).read()
     try:
         return Examples(
             trials=[_trial(arrays, f"trials{i}.") for i in range(_count(arrays, "trials", "session"))],

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.session_view import SessionView
+from foundation.array_file import ArrayFile
 from foundation.durable import write_atomic
 
 RATE_TASKS = ("encode", "forecast", "cosmooth", "intra_region", "inter_region")
@@ -196,11 +197,7 @@ def read_prediction(path: str | Path) -> Prediction:
     Raises:
         ValueError: Not such a file, a pickled array, or a field that is missing or malformed.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            content = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); expected an .npz file without pickled arrays") from error
+    content = ArrayFile(path).read()
     needed = [key for key in _HEADER if key not in _OPTIONAL]
     missing = [key for key in needed if key not in content]
     if missing:

@@ -137,7 +137,14 @@ def last_checkpoint(run: Path) -> tuple[FoundationModel, dict[str, Any]] | None:
     found = newest_checkpoint(run)
     if found is None:
         return None
-    state = torch.load(found.folder / "state.pt", weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(found.folder / "state.pt", weights_only=True, map_location="cpu")
+    except Exception as error:  # whatever torch's unpickler of tensors raises on what is none
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise RunError(
+            f"{found.folder / 'state.pt'}: cannot be read, though its hash fits ({said}); "
+            f"remove {found.folder} to go on from the checkpoint before"
+        ) from None
     state |= {"step": found.step, "best_step": found.best_step, "log": (found.folder / "metrics.jsonl").read_text()}
     return FoundationModel.from_pretrained(found.folder / "model"), state
 

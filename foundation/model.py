@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
@@ -372,14 +373,20 @@ class FoundationModel(PreTrainedModel):
         """Load a model folder or Hub repository, with its sidecars.
 
         Raises:
-            ValueError: A sidecar is missing, or does not describe the tables.
+            ValueError: A file is missing or damaged, or a sidecar does not describe the tables.
         """
         path = str(pretrained_model_name_or_path)
-        model = super().from_pretrained(path, *args, **kwargs)
+        try:
+            model = super().from_pretrained(path, *args, **kwargs)
+            model.readouts, model.population, model.provenance = sidecars.load(path, model.adapters)
+        except (SafetensorError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(
+                f"{path}: not a model of this library, or damaged ({type(error).__name__}: {error}); save it again "
+                "with save_pretrained, or take another copy"
+            ) from error
         for parameter in model.parameters():
             # Views of the file start at any byte, and kernels round by alignment: copied, outputs stay bit-identical.
             parameter.data = parameter.data.clone()
-        model.readouts, model.population, model.provenance = sidecars.load(path, model.adapters)
         return model
 
 

@@ -16,7 +16,7 @@ PACKAGES = ("foundation", "data_recipes", "eval", "benchmarks")
 # From the ground up. A module imports modules of the layers before its own; only a package also imports itself.
 LAYERS = [
     ["foundation", "foundation.recording"],
-    ["foundation.durable", "foundation.remote_file", "foundation.claims"],
+    ["foundation.durable", "foundation.remote_file", "foundation.claims", "foundation.array_file"],
     ["foundation.http_store", "foundation.s3_store"],
     ["foundation.stores"],
     ["foundation.remote"],
@@ -80,6 +80,7 @@ LAYERS = [
 RECIPES_MAY_IMPORT = {
     "foundation.recording",
     "foundation.durable",
+    "foundation.array_file",
     "foundation.recording_folder",
     "foundation.corpus",
     "foundation.binning",

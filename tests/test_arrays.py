@@ -296,7 +296,7 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path: Path) -> None:
     assert prepared.written == ["lab/f"]
     assert "milliseconds" in prepared.failed["lab/a"]
     assert "no array 'subject'; the file has" in prepared.failed["lab/b"]
-    assert "'spike_times' holds Python objects" in prepared.failed["lab/c"]
+    assert "'spike_times' cannot be read: it holds Python objects" in prepared.failed["lab/c"]
     assert "not an .npz file" in prepared.failed["lab/d"]
     assert "not an .npz file" in prepared.failed["lab/e"]
 

@@ -237,10 +237,10 @@ def test_another_identity_is_refused(view: SessionView, change: dict[str, object
 def test_malformed_files_are_refused(view: SessionView, tmp_path: Path) -> None:
     path = tmp_path / "p.npz"
     path.write_bytes(b"not a zip")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"not an \.npz file"):
         read_prediction(path)
     np.savez(path, task=np.array({"a": 1}, dtype=object))
-    with pytest.raises(ValueError, match="pickled"):
+    with pytest.raises(ValueError, match="holds Python objects"):
         read_prediction(path)
     np.savez(path, task="encode")
     with pytest.raises(ValueError, match="'model'"):
