@@ -16,6 +16,7 @@ A mapping is a YAML file that says which key is what: `mapping=...` for all file
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 import yaml
 
 from data_recipes.from_arrays import recording_from_arrays
+from data_recipes.regions import PARCELLATIONS, map_acronyms
 from foundation.array_file import ArrayFile
 from foundation.recording import Recording
 
@@ -34,7 +36,8 @@ TRIALS = {"start_s", "stop_s", "label"}
 ABOUT_VALUES = {"key", "times", "classes", "combine"}
 COVARIATE = ABOUT_VALUES | {"kind", "scope", "role", "unit", "num_classes", "resample", "description"}
 COMBINE = ("difference", "larger")
-MAPPING = ABOUT | {"dataset", "subject", "subject_key", "spikes", "trials", "units", "covariates"}
+MAPPING = ABOUT | {"dataset", "subject", "subject_key", "spikes", "trials", "units", "regions", "covariates"}
+REGIONS = {"parcellation", "leave_out"}
 
 
 def sessions(source: str | Path | None, mapping: str | Path | None = None) -> dict[str, dict[str, Any]]:
@@ -92,6 +95,9 @@ def read(path: str, recording_id: str, mapping: dict[str, Any] | None, file_vers
     bin_size_s = spikes.get("bin_size_s")
     axes = spikes.get("axes", ("bin", "unit"))
     start = arrays.get(trials.get("start_s"))
+    units = {column: arrays[key] for column, key in m.get("units", {}).items()}
+    if "regions" in m:
+        units |= _regions(units["region"], **m["regions"])
     return recording_from_arrays(
         recording_id,
         subject,
@@ -104,7 +110,7 @@ def read(path: str, recording_id: str, mapping: dict[str, Any] | None, file_vers
         trial_start_s=start[:, 0] if start is not None and start.ndim == 2 else start,
         trial_stop_s=arrays.get(trials.get("stop_s")),
         trial_label=arrays.get(trials.get("label")),
-        units={column: arrays[key] for column, key in m.get("units", {}).items()},
+        units=units,
         covariates=covariates,
         specs=specs,
         recipe=f"arrays {VERSION}",
@@ -129,6 +135,14 @@ def load_mapping(path: Path) -> dict[str, Any]:
     _check(path, "trials", mapping.get("trials", {}), TRIALS)
     _check(path, "units", mapping.get("units", {}))
     _check(path, "covariates", mapping.get("covariates", {}))
+    if "regions" in mapping:
+        _check(path, "regions", mapping["regions"], REGIONS)
+        asked, left_out = mapping["regions"].get("parcellation"), mapping["regions"].get("leave_out", [])
+        if asked not in PARCELLATIONS or not isinstance(left_out, list) or "region" not in mapping.get("units", {}):
+            raise ValueError(
+                f"{path}: regions: got {mapping['regions']!r}, expected a parcellation of {sorted(PARCELLATIONS)}, "
+                "perhaps a list leave_out of its regions, and an array of region names under units"
+            )
     for name, entry in mapping.get("covariates", {}).items():
         _check(path, f"covariates.{name}", entry, COVARIATE)
         keys = entry.get("key")
@@ -142,6 +156,12 @@ def load_mapping(path: Path) -> dict[str, Any]:
     if ("subject" in mapping) == ("subject_key" in mapping):
         raise ValueError(f"{path}: give one of 'subject' (a name) and 'subject_key' (the array that holds it)")
     return mapping
+
+
+def _regions(given: np.ndarray, parcellation: str, leave_out: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """Columns of the units table: regions in a parcellation of the Allen ontology, and as they were given."""
+    region = map_acronyms(given, parcellation)
+    return {"region": np.where(np.isin(region, list(leave_out)), "", region).astype(str), "region_given": given}
 
 
 def default_mapping(names: list[str]) -> dict[str, Any]:

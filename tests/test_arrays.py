@@ -347,6 +347,10 @@ def test_a_mapping_beside_the_file_and_one_for_all(tmp_path: Path) -> None:
         ({"spikes": None}, "spikes: got None"),
         ({"trials": {"begin": "t"}}, "trials: no entry"),
         ({"units": "region"}, "units: got 'region'"),
+        ({"units": {"region": "region"}, "regions": {"parcellation": "atlas"}}, "expected a parcellation of"),
+        ({"regions": {"parcellation": "cosmos"}}, "an array of region names under units"),
+        ({"units": {"region": "region"}, "regions": {"parcellation": "cosmos", "leave_out": "HY"}}, "a list leave_out"),
+        ({"units": {"region": "region"}, "regions": {"map": "cosmos"}}, "regions"),
         ({"covariates": {"x": {"key": "x", "scale": 2}}}, r"covariates\.x: no entry \['scale'\]"),
         ({"covariates": {"x": {"kind": "continuous"}}}, r"covariates\.x: key is None"),
         ({"covariates": {"x": {"key": [1, 2]}}}, r"covariates\.x: key is \[1, 2\]"),
@@ -396,7 +400,9 @@ def test_steinmetz(real_data: Path) -> None:
             assert np.array_equal(bin_spikes(recording, starts[k], 40, 0.01), counts[k].T)
         assert len(recording.spike_times) == counts.sum()
         assert recording.info.subject_id == str(raw["subject"])
-        assert recording.units["region"].tolist() == raw["unit_area"].tolist()
+        assert recording.units["region_given"].tolist() == raw["unit_area"].tolist()
+        assert set(recording.units["region"]) <= {"", "Isocortex", "HPF", "TH", "MB", "CNU", "CTXsp", "OLF"}
+        assert (recording.units["region"][recording.units["region_given"] == "CA1"] == "HPF").all()
         c = recording.covariates
         assert np.array_equal(c["contrast_left"].values, raw["contrast_left"])
         assert np.array_equal(c["contrast_right"].values, raw["contrast_right"])
@@ -409,6 +415,20 @@ def test_steinmetz(real_data: Path) -> None:
         assert np.array_equal(c["side"].observed, raw["contrast_left"] != raw["contrast_right"])
         assert np.array_equal(c["side"].values[c["side"].observed], (c["contrast"].values > 0)[c["side"].observed])
         assert recording.info.min_bin_size_s == 0.01
+
+
+def test_regions_in_a_parcellation(tmp_path: Path) -> None:
+    given = np.array(["VISp2/3", "ZI", "CA1", "root", "nowhere"])
+    spikes = {"spike_times": np.arange(10.0), "spike_units": np.arange(10) % 5}
+    np.savez(tmp_path / "a.npz", subject="m", area=given, **spikes)
+    (tmp_path / "a.yaml").write_text(
+        "{subject_key: subject, spikes: {times: spike_times, units: spike_units}, units: {region: area}, "
+        "regions: {parcellation: cosmos, leave_out: [HY]}}"
+    )
+    (job,) = sessions(tmp_path / "a.npz").values()
+    units = read(**job).units
+    assert units["region"].tolist() == ["Isocortex", "", "HPF", "", ""]
+    assert units["region_given"].tolist() == given.tolist()
 
 
 @pytest.mark.real
