@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from foundation.durable import write_atomic
+from foundation.durable import read_json, write_atomic
 
 SCHEMA_VERSION = 2
 SPLITS = ("interleaved", "temporal")
@@ -173,8 +173,8 @@ def read_results(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         ValueError: A file is missing, of another schema version, or the two do not belong together.
     """
     folder = Path(folder)
+    document = read_json(folder / "results.json", cure=f"run the evaluation into {folder}")
     try:
-        document = json.loads((folder / "results.json").read_bytes())
         data = (folder / "results.parquet").read_bytes()
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename}: not found; run the evaluation into {folder}") from None
@@ -183,9 +183,12 @@ def read_results(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             f"{folder / 'results.json'}: schema version {document.get('schema_version')!r}, this library reads "
             f"{SCHEMA_VERSION}; run the evaluation again"
         )
-    if hashlib.sha256(data).hexdigest() != document["parquet_sha256"]:
+    if hashlib.sha256(data).hexdigest() != document.get("parquet_sha256"):
         raise ValueError(f"{folder / 'results.parquet'}: hash differs from results.json; run the evaluation again")
-    return pq.read_table(io.BytesIO(data)).to_pandas(), document["provenance"]
+    provenance = document.get("provenance")
+    if not isinstance(provenance, dict):
+        raise ValueError(f"{folder / 'results.json'}: no object 'provenance'; run the evaluation again")
+    return pq.read_table(io.BytesIO(data)).to_pandas(), provenance
 
 
 def plain(row: ResultRow) -> dict[str, Any]:

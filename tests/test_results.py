@@ -119,3 +119,11 @@ def test_rows_and_document_that_do_not_belong_together_are_refused(tmp_path: Pat
     (tmp_path / "b" / "results.json").write_text(json.dumps({**document, "schema_version": 99}))
     with pytest.raises(ValueError, match="schema version 99"):
         read_results(tmp_path / "b")
+    for changed, message in (
+        ([], "expected a JSON object"),
+        ({**document, "parquet_sha256": None}, "hash differs"),
+        ({**document, "provenance": 3}, "no object 'provenance'"),
+    ):
+        (tmp_path / "b" / "results.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=message):
+            read_results(tmp_path / "b")
