@@ -197,6 +197,24 @@ def strike(children: list[int], folder: Path, fault: str, rng: random.Random) ->
     return statuses
 
 
+def _is_stop(statuses: list[int], folder: Path) -> bool:
+    """Whether SIGTERM ended training as it should: saved, or before it could be caught or after there was need to."""
+    if set(statuses) == {EXIT_STATUS}:
+        return "saved; the same command goes on" in (folder / "said.txt").read_text()
+    is_training = bool(list(folder.glob("checkpoints/step-*"))) and not (folder / "model").exists()
+    return set(statuses) <= {EXIT_STATUS, 0, -signal.SIGTERM} and not (
+        is_training and set(statuses) == {-signal.SIGTERM}
+    )
+
+
+def is_writing(folder: Path) -> bool:
+    """Whether something half written lies in a folder; processes may be renaming while we look."""
+    try:
+        return any(p.name.startswith(".") and p.name != ".work" for p in folder.rglob("*"))
+    except FileNotFoundError:
+        return True
+
+
 def cut_short(folder: Path, rng: random.Random) -> None:
     """Cut the one to three newest files of a folder to a random length, as if they had not reached the disk."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "said.txt"]
@@ -229,9 +247,9 @@ def compare(work: Work, kills: int, seed: int) -> dict[str, Any]:
                 fault = rng.choice([f for f in FAULTS if f != "SIGTERM" or work.name == "train"])
                 children = start(work, folder, fault)
                 time.sleep(rng.uniform(0, usual))
-                inside += any(p.name.startswith(".") for p in folder.rglob("*"))
+                inside += is_writing(folder)
                 statuses = strike(children, folder, fault, rng)
-                if fault == "SIGTERM" and not set(statuses) <= {EXIT_STATUS, 0, -signal.SIGTERM}:
+                if fault == "SIGTERM" and not _is_stop(statuses, folder):
                     raise AssertionError(f"SIGTERM: {statuses}\n{(folder / 'said.txt').read_text()[-3000:]}")
                 counts[fault] += 1
             if any(wait(start(work, folder, None))):

@@ -85,7 +85,7 @@ def evaluate(
                 "protocol; evaluate it with --suite, or adapt again with --split interleaved"
             )
     corpus = known_as(corpus, models[0].model.config.names)
-    fold = min(adapted.fold for adapted in models)
+    fold = detailed_fold(models)
     probed = [adapted for adapted in models if adapted.fold == fold]
     families = probed_together(probed, base, every_animal=all_regions)
     broken = [problem for adapted in models for problem in breaches(adapted, corpus)]
@@ -151,7 +151,7 @@ def _session_scores(
     tasks: list[str] | None,
     baselines: Effort,
     fitted: dict[tuple[Any, ...], dict[str, Baseline]],
-    detailed_fold: int,
+    shown_fold: int,
 ) -> Iterator[tuple[list[ResultRow], Details]]:
     """Rows and details of one model on one recording, task by task; predictions are written on the way.
 
@@ -198,7 +198,7 @@ def _session_scores(
             list_baselines=is_new,
         )
         details = Details()
-        if not few_shot[0] and view.fold == detailed_fold:
+        if not few_shot[0] and view.fold == shown_fold:
             units = corpus[recording_id].units
             details = task_details(
                 view, units, adapted.subject, predictions[:1], classical, seeds=[seed], with_session=is_new
@@ -206,11 +206,16 @@ def _session_scores(
         yield rows, details
 
 
+def detailed_fold(models: list[Adapted]) -> int:
+    """The fold that the page shows in detail and whose units are probed: the lowest of the full-data models."""
+    return min((a.fold for a in models if not a.is_few_shot), default=min(a.fold for a in models))
+
+
 def write_examples_of(
     models: list[Adapted], corpus: Corpus, out: Path, confusions: list[ConfusionExample], details: Details
 ) -> None:
     """Write what the report draws: the first full-data model of each animal, and where a model fails."""
-    fold = min(adapted.fold for adapted in models)
+    fold = detailed_fold(models)
     full = [adapted for adapted in models if not adapted.is_few_shot and adapted.fold == fold]
     shown: dict[str, Adapted] = {}
     for adapted in full:

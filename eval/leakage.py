@@ -35,8 +35,9 @@ class Past:
         pretraining: Recordings that shaped the shared weights.
         evaluated: Recordings that are scored.
         held_out_sessions: Those of them whose animal is meant to be known: the claim is of sessions, not of animals.
-        split: Rule within a session.
+        split: Rule within a session, as the evaluated recordings are split.
         fold: Of the interleaved rule.
+        pretraining_split: The rule and fold of the recordings that the normalizers are of.
         bin_size_s: Seconds.
         roles: `(M,)` of each evaluated recording's trials, as adaptation used them; one array for each adaptation.
         normalizers: What is stored of each continuous covariate.
@@ -50,6 +51,7 @@ class Past:
     held_out_sessions: tuple[str, ...] = ()
     split: SplitName = "interleaved"
     fold: int = 0
+    pretraining_split: tuple[SplitName, int] = ("interleaved", 0)
     bin_size_s: float = 0.02
     roles: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
     normalizers: Mapping[str, Normalizer] = field(default_factory=dict)
@@ -71,7 +73,7 @@ def find_leaks(corpus: Corpus, past: Past) -> list[Leak]:
     new = [key for key in past.evaluated if key not in past.held_out_sessions]
     leaks = animal_leaks(corpus.subjects, past.pretraining, new)
     leaks += recording_leaks(corpus, past.pretraining, past.evaluated)
-    leaks += normalizer_leaks(past.normalizers, corpus, past.pretraining, past.evaluated, past.split, past.fold)
+    leaks += normalizer_leaks(past.normalizers, corpus, past.pretraining, past.evaluated, *past.pretraining_split)
     for key in past.evaluated:
         leaks += _session_leaks(corpus, key, past)
     tables = {key: corpus[key].units for key in dict.fromkeys([*past.pretraining, *past.evaluated])}
@@ -140,6 +142,7 @@ def past_of(models: Sequence[Adapted], corpus: Corpus) -> Past:
         held_out_sessions=tuple(first.provenance.get("held_out_sessions", [])),
         split=split,
         fold=fold,
+        pretraining_split=(first.provenance.get("split", split), int(first.provenance.get("fold", fold))),
         bin_size_s=first.config.bin_size_s,
         roles=roles,
         normalizers={

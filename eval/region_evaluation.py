@@ -32,12 +32,12 @@ PLURAL = {"region": "regions", "cell_type": "cell types"}
 COLUMNS = tuple(PLURAL)
 
 
-# Name and seed to the pretrained runs of that name and seed, each with the models that were adapted from it.
-Families = dict[tuple[str, int], dict[str, list[Adapted]]]
+# Name, seed and split to the pretrained runs, each with the models that were adapted from it.
+Families = dict[tuple[str, int, str], dict[str, list[Adapted]]]
 
 
 def probed_together(models: list[Adapted], base: str | None, *, every_animal: bool = False) -> Families:
-    """The full-data adapter models by name and seed, and by pretrained run.
+    """The full-data adapter models by name, seed and split, and by pretrained run; of each animal one.
 
     Args:
         models: Adapted models.
@@ -51,8 +51,10 @@ def probed_together(models: list[Adapted], base: str | None, *, every_animal: bo
     for a in models:
         path = base or a.model.provenance.get("base")
         if path and a.track == "adapter" and not a.is_few_shot:
-            families.setdefault((a.name, _seed(a)), {}).setdefault(path, []).append(a)
-    for (name, seed), runs in families.items():
+            group = families.setdefault((a.name, _seed(a), _split(a)), {}).setdefault(path, [])
+            if a.subject not in {other.subject for other in group}:
+                group.append(a)
+    for (name, seed, _), runs in families.items():
         if every_animal and len(runs) > 1:
             raise ValueError(
                 f"{name}, seed {seed}: regions of every animal are probed on one pretrained run, got {sorted(runs)}; "
@@ -71,9 +73,9 @@ def region_rows(
 ) -> tuple[list[ResultRow], list[ConfusionExample]]:
     """Rows and confusions of the unit probes for the full-data adapter models; empty where too few classes are known.
 
-    Models of one name, seed and pretrained run are probed together, each of their animals left out in turn. Where each
-    animal was left out of a pretraining of its own, so of one name and seed there are several runs, nothing is pooled
-    over animals.
+    Models of one name, seed, split and pretrained run are probed together, each of their animals left out in turn.
+    Where each animal was left out of a pretraining of its own, so of one name and seed there are several runs, nothing
+    is pooled over animals.
 
     Args:
         families: As from `probed_together`.
@@ -94,7 +96,8 @@ def region_rows(
                 if row.subject != "all" or len(runs) == 1:
                     rows.setdefault(row.key, row)
                 elif row.task.startswith("session_identity"):
-                    row = replace(row, subject=group[0].subject, session=group[0].subject)
+                    left_out = " and ".join(a.subject for a in group)
+                    row = replace(row, subject=left_out, session=left_out)
                     rows.setdefault(row.key, row)
             confusions += drawn if family == next(iter(families)) else []
     return list(rows.values()), confusions
@@ -112,6 +115,10 @@ def _of_one_run(
     confusions: list[ConfusionExample] = []
     test_subjects = None if every_animal else [a.subject for a in group]
     first = group[0]
+    # Of an animal that is left out, what was pretrained on is no test.
+    new = {key for a in group for key in a.model.adapters.sessions["recording_id"]}
+    tested = {a.subject for a in group}
+    owner = {key: m for key, m in owner.items() if every_animal or key in new or corpus.subjects[key] not in tested}
     for column in columns:
         units = {key: corpus[key].units for key in owner}
         # The probe knows its classes by the name of the first of them.
@@ -190,7 +197,6 @@ def aligned(features: Mapping[str, tuple[np.ndarray, list[str]]]) -> dict[str, n
 def _rows(scores: pd.DataFrame, column: str, adapted: Adapted, datasets: dict[str, str]) -> list[ResultRow]:
     """One row per animal, input, probe and metric; the baseline is the best of its probes."""
     names = _names(adapted)
-    used = next(iter(adapted.model.provenance["adapted"].values()))
     rows = []
     keys = ["protocol", "group", "subject", "reading"]
     for (protocol, group, subject, reading), part in scores.groupby(keys, sort=False):
@@ -213,7 +219,7 @@ def _rows(scores: pd.DataFrame, column: str, adapted: Adapted, datasets: dict[st
                         dataset=datasets.get(str(subject), next(iter(datasets.values()))),
                         subject=str(subject),
                         session=str(subject) if subject != "all" else "pooled",
-                        split=used["split"],
+                        split=_split(adapted),
                         task=task,
                         model=_named(model, row["probe"]),
                         kind=kind,
@@ -241,7 +247,7 @@ def _leak_rows(leaks: pd.DataFrame, column: str, adapted: Adapted, datasets: dic
             dataset=next(iter(datasets.values())),
             subject="all",
             session="pooled",
-            split=next(iter(adapted.model.provenance["adapted"].values()))["split"],
+            split=_split(adapted),
             task=f"session_identity {row['pairs']}, {column}",
             model=names.get(row["input"], (row["input"], ""))[0],
             kind="null",
@@ -270,6 +276,10 @@ def _names(adapted: Adapted) -> dict[str, tuple[str, str]]:
 
 def _seed(adapted: Adapted) -> int:
     return int(adapted.model.provenance.get("seed", 0))
+
+
+def _split(adapted: Adapted) -> str:
+    return str(next(iter(adapted.model.provenance["adapted"].values()))["split"])
 
 
 def _named(model: str, probe: str) -> str:

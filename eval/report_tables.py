@@ -14,6 +14,8 @@ from eval.results import KINDS, scratch_of
 from eval.statistics import Interval, Summary, Verdict, judge, paired_differences, per_session, seed_mean, summarize
 
 Against = Literal["baseline", "scratch", "null"]
+# What scores of two models have to share to be paired.
+REPEAT = ["session", "fold", "draw"]
 
 MARKS = {"claim": "▲", "unproven": "△", "none": "○", "below": "▼"}
 OUTCOMES = {
@@ -127,10 +129,12 @@ def compare(rows: pd.DataFrame, model: str, kind: Against) -> Comparison | None:
     if kind == "scratch":
         against = scratch_of(model)
         twin = rows[rows["model"] == against]
-        own = own[own["session"].isin(twin["session"])]
+        # The same test trials on both sides: a fold or draw that one of them lacks is left out.
+        both = own.merge(twin, on=REPEAT)[REPEAT].drop_duplicates()
+        own, twin = (part.merge(both, on=REPEAT) for part in (own, twin))
         if model == against or not len(own):
             return None
-        second = per_session(twin[twin["session"].isin(own["session"])])
+        second = per_session(twin)
     else:
         own = own[own[f"{kind}_value"].notna()]
         if not len(own):
@@ -140,7 +144,7 @@ def compare(rows: pd.DataFrame, model: str, kind: Against) -> Comparison | None:
     difference = paired_differences(per_session(own), second)
     if not own["higher_is_better"].iloc[0]:
         difference["value"] = -difference["value"]
-    seeds = int(own.groupby("session")["seed"].nunique().min())
+    seeds = int(own.groupby(REPEAT)["seed"].nunique().min())
     summary = summarize(difference)
     return Comparison(model, against, kind, summary, judge(summary, seeds), seeds, _seed_error(own))
 
@@ -204,7 +208,8 @@ def _seed_error(rows: pd.DataFrame) -> float:
     """Standard error over seeds of the mean over the sessions that every seed has; NaN with one seed or none such."""
     if rows["seed"].nunique() < 2:
         return float("nan")
-    common = rows[rows["session"].isin(set.intersection(*(set(part["session"]) for _, part in rows.groupby("seed"))))]
+    seeds = rows.groupby(REPEAT)["seed"].transform("nunique")
+    common = rows[seeds == rows["seed"].nunique()]
     return seed_mean(common).sem if len(common) else float("nan")
 
 

@@ -223,13 +223,17 @@ def seed_mean(rows: pd.DataFrame) -> SeedMean:
         rows: Result rows of one model, split, task, metric and number of train trials.
 
     Raises:
-        ValueError: A session that some seeds lack: their means would not be of the same thing.
+        ValueError: A session, fold or draw that some seeds lack: their means would not be of the same thing.
     """
-    held = {seed: set(part["session"]) for seed, part in rows.groupby("seed")}
-    if any(sessions != set(rows["session"]) for sessions in held.values()):
-        raise ValueError(f"seeds {list(held)} have other sessions; give rows of the same sessions for each")
+    held = {seed: _repeats(part) for seed, part in rows.groupby("seed")}
+    if any(repeats != _repeats(rows) for repeats in held.values()):
+        raise ValueError(f"seeds {list(held)} have other sessions, folds or draws; give rows of the same for each")
     seeds = _seeds(rows)
     return SeedMean(float(seeds.mean()), float(seeds.std(ddof=1) / np.sqrt(len(seeds))), len(seeds))
+
+
+def _repeats(rows: pd.DataFrame) -> set[tuple[str, int, int]]:
+    return set(zip(rows["session"], rows["fold"], rows["draw"]))
 
 
 def _seeds(rows: pd.DataFrame) -> pd.Series:

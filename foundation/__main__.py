@@ -130,11 +130,13 @@ def _finetune(a: argparse.Namespace, overrides: list[str]) -> None:
 
     _quiet()
     base = load_model(a.run)
-    config = load_config(_config_of(a.run), overrides)
+    config = load_config(_config_of(a.run), overrides, base.provenance.get("settings"))
     if a.tracks:
         config.finetune.tracks = a.tracks
     split = a.split or base.provenance.get("split", "interleaved")
-    fold = int(base.provenance.get("fold", 0)) if a.fold is None else a.fold
+    if a.fold is not None and split != "interleaved":
+        raise ValueError(f"--fold {a.fold}: the split {split!r} has no folds; leave it out, or add --split interleaved")
+    fold = a.fold if a.fold is not None else int(base.provenance.get("fold", 0)) * (split == "interleaved")
     assignment = Assignment(split, fold, a.train_trials, a.draw)
     corpus = open_corpora(a.corpus).select(subjects=a.subjects)
     folders = finetune(

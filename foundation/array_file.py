@@ -21,6 +21,7 @@ import numpy as np
 _LARGE, _RATIO = 256 << 20, 250
 _BROKEN = (
     *(ValueError, KeyError, TypeError, SyntaxError, TokenError, EOFError, OSError, OverflowError, RuntimeError),
+    MemoryError,
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
 
@@ -47,6 +48,11 @@ class ArrayFile:
             raise
         except _BROKEN as error:
             raise ValueError(f"{path}: not an .npz file ({error}); write it with np.savez") from None
+        self._size = sum(info.compress_size for info in self._archive.infolist())
+        if self._size > self._archive.fp.seek(0, 2):  # type: ignore[union-attr]
+            raise ValueError(
+                f"{path}: not an .npz file (its parts say they are larger than it); write it with np.savez"
+            )
         self._members = {info.filename.removesuffix(".npy"): info for info in self._archive.infolist()}
         self.names = list(self._members)
 

@@ -13,11 +13,13 @@ may leave it, the run goes on from the one before as if it had stopped there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,18 +99,28 @@ def save_checkpoint(
 
     folder = run / "checkpoints"
     save_folder(folder / _name(step), write)
-    before = max((s for s in map(_step, folder.glob("step-*")) if s < step), default=None)
+    before = next(
+        (s for s in sorted(_steps(folder), reverse=True) if s < step and not _damage(folder / _name(s))), None
+    )
     kept = [step, best_step]
     if before is not None:
         kept += [before, _best_of(folder / _name(before))]
     names = {_name(s) for s in kept if s is not None}
     for path in folder.iterdir():
         if path.name not in names:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder, as far as that is possible: what somebody has open on NFS stays until the next time."""
+    with contextlib.suppress(OSError):
+        if not path.name.startswith("."):
             # Under a hidden name first, so that what a kill leaves half removed is no checkpoint.
-            hidden = path if path.name.startswith(".") else path.with_name(f".old-{path.name}")
-            os.replace(path, hidden)
-            shutil.rmtree(hidden, ignore_errors=True)
-            hidden.unlink(missing_ok=True)
+            path = path.rename(path.with_name(f".old-{path.name}-{uuid.uuid4().hex[:8]}"))
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def newest_checkpoint(run: Path) -> Checkpoint | None:
@@ -117,26 +129,35 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
     Raises:
         RunError: There are several, all damaged.
     """
-    folders = sorted((run / "checkpoints").glob("step-*"), reverse=True)
-    for folder in folders:
-        if (damage := _damage(folder)) is not None:
-            print(f"{folder}: damaged ({damage}); going on from the checkpoint before", file=sys.stderr)
+    folder = run / "checkpoints"
+    steps = sorted(_steps(folder), reverse=True)
+    for step in steps:
+        if (damage := _damage(folder / _name(step))) is not None:
+            after = "going on from the checkpoint before" if len(steps) > 1 else "it was the only one: starting anew"
+            print(f"{folder / _name(step)}: damaged ({damage}); {after}", file=sys.stderr)
             continue
-        best = _best_of(folder)
-        if best is not None and (damage := _damage(folder.with_name(_name(best)))) is not None:
-            print(f"{folder.with_name(_name(best))}: the best checkpoint is damaged ({damage})", file=sys.stderr)
+        best = _best_of(folder / _name(step))
+        if best not in (None, step) and (damage := _damage(folder / _name(best))) is not None:
+            print(f"{folder / _name(best)}: the best checkpoint is damaged ({damage})", file=sys.stderr)
             best = None
-        return Checkpoint(folder, _step(folder), best)
-    if len(folders) > 1:
-        raise RunError(f"{run}: all {len(folders)} checkpoints are damaged; restore one, or remove the folder to start")
+        return Checkpoint(folder / _name(step), step, best)
+    if len(steps) > 1:
+        raise RunError(f"{run}: all {len(steps)} checkpoints are damaged; restore one, or remove the folder to start")
     return None
 
 
 def last_checkpoint(run: Path) -> tuple[FoundationModel, dict[str, Any]] | None:
-    """The newest intact checkpoint's model and state (with `step`, `best_step` and `log`), or None in a new run."""
+    """`load_checkpoint` of the newest intact checkpoint, or None in a new run."""
     found = newest_checkpoint(run)
-    if found is None:
-        return None
+    return None if found is None else load_checkpoint(found)
+
+
+def load_checkpoint(found: Checkpoint) -> tuple[FoundationModel, dict[str, Any]]:
+    """A checkpoint's model and state, with `step`, `best_step` and `log`.
+
+    Raises:
+        RunError: The state cannot be read.
+    """
     try:
         state = torch.load(found.folder / "state.pt", weights_only=True, map_location="cpu")
     except Exception as error:  # whatever torch's unpickler of tensors raises on what is none
@@ -184,6 +205,10 @@ def find_adapted(path: str | Path, recording_id: str, subject: str) -> Foundatio
     Raises:
         RunError: None has.
     """
+    if str(path).startswith("hf://"):
+        model = load_model(path)
+        if recording_id in model.adapters.sessions["recording_id"].tolist():
+            return model
     path = Path(path)
     folders = [path, path / "model", *sorted((path / subject).glob("*"))]
     for folder in folders:
@@ -213,8 +238,10 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
+def _steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, damaged ones included."""
+    names = [path.name.removeprefix("step-") for path in folder.glob("step-*")]
+    return [int(name) for name in names if name.isdecimal()]
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -239,6 +266,9 @@ def _damage(folder: Path) -> str | None:
         return str(error)
     found.pop("checkpoint.json", None)
     expected = about.get("files")
+    step = about.get("step")
+    if not isinstance(step, int) or folder.name != _name(step):
+        return f"checkpoint.json is of step {step}"
     if not isinstance(expected, dict) or not expected:
         return "checkpoint.json names no files"
     differs = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -49,13 +50,20 @@ class Config:
         return Path(self.out or f"runs/{self.name}")
 
 
-def load_config(path: str | Path | None, overrides: list[str] | None = None) -> Config:
+def load_config(
+    path: str | Path | None, overrides: list[str] | None = None, start: dict[str, Any] | None = None
+) -> Config:
     """Read a YAML file and apply `section.field=value` overrides.
+
+    Args:
+        path: The file; None for `start`.
+        overrides: Applied last.
+        start: What a model remembers of its config, by section.
 
     Raises:
         ValueError: Unknown key or wrong value, naming the key and what it accepts.
     """
-    return from_dict(Config, read_yaml(path, overrides))
+    return from_dict(Config, read_yaml(path, overrides, start))
 
 
 def dump_config(config: Config) -> str:

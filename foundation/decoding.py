@@ -204,10 +204,12 @@ class _Fit:
             val_rows: The same to validate on.
         """
         some, stride = _gather(train_rows(), MAX_FEATURES)
-        if some is None or len(some.target) < 2 or not some.target.std(axis=0).all():
+        if some is None or len(some.target) < 2:
             return
         own = _scaling(some, self.config.components)
         train, x = _designed(some, own) if stride == 1 else _each_designed(train_rows(), own)
+        if not train.target.std(axis=0).all():
+            return
         some, stride = _gather(val_rows(), MAX_FEATURES)
         if some is None or not len(some.target):
             return
@@ -235,16 +237,24 @@ class _Fit:
 
 
 def _gather(parts: Iterator[Rows], most: int) -> tuple[Rows | None, int]:
-    """Every k-th row and k, the least power of two at which the lags of all units are at most so many numbers."""
+    """Every k-th row and k, the least power of two at which the lags of all units are at most so many numbers.
+
+    Of the next part the rows one later are taken, so that trials of one length are not all seen in the same bins.
+    """
     kept: list[Rows] = []
-    stride, seen, size = 1, 0, 0
-    for part in parts:
-        num = len(part.target)
-        kept.append(part if stride == 1 else part.pick((seen + np.arange(num)) % stride == 0))
-        seen, size = seen + num, size + kept[-1].spikes.size
-        while size > most and len(kept[0].target) + len(kept) > 2:
-            kept, stride = [Rows.join(kept).pick(slice(None, None, 2))], 2 * stride
-            size = kept[0].spikes.size
+    keys: list[np.ndarray] = []
+    stride, size = 1, 0
+    for k, part in enumerate(parts):
+        key = k + np.arange(len(part.target))
+        keep = key % stride == 0
+        kept.append(part if stride == 1 else part.pick(keep))
+        keys.append(key[keep])
+        size += kept[-1].spikes.size
+        while size > most and sum(map(len, keys)) > 1:
+            stride *= 2
+            kept = [rows.pick(key % stride == 0) for rows, key in zip(kept, keys)]
+            keys = [key[key % stride == 0] for key in keys]
+            size = sum(rows.spikes.size for rows in kept)
     return (Rows.join(kept) if kept else None), stride
 
 

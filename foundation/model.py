@@ -362,7 +362,7 @@ class FoundationModel(PreTrainedModel):
         """
         import huggingface_hub
 
-        api = huggingface_hub.HfApi()
+        api = huggingface_hub.HfApi(token=options.pop("token", None))
         api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)

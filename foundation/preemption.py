@@ -15,16 +15,22 @@ EXIT_STATUS = 128 + signal.SIGTERM
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """Catch SIGTERM; yields a function that tells whether one has come. Outside the main thread nothing is caught."""
-    asked = threading.Event()
+    asked = False
 
     def note(number: int, frame: FrameType | None) -> None:
-        asked.set()
+        nonlocal asked  # a plain flag: the lock of an Event may be held by the very code that the signal interrupts
+        asked = True
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield lambda: False
         return
     before = signal.signal(signal.SIGTERM, note)
     try:
-        yield asked.is_set
+        yield lambda: asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def ignore_stop_requests(worker: int) -> None:
+    """For processes that read ahead: a SIGTERM to the whole job must not end them before the run has saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +41,17 @@ def pretrain(config: Config) -> Path:
         claim_folder(folder, config)
     accelerator.wait_for_everyone()
     corpus = pretraining_corpus(open_data(config.data), config.data)
-    channels = find_channels(corpus, config.data, corpus.ids)
-    reader = WindowReader(corpus, channels, config.data.bin_size_s)
-    data = training_data(
-        reader, corpus.ids, config.data.window_s, lambda r: session_roles(r, config.data.split, config.data.fold)
-    )
+
+    size, window_s = config.data.bin_size_s, config.data.window_s
+    roles = partial(session_roles, split=config.data.split, fold=config.data.fold)
+    # Windows need no channels, and channels are of the sessions that have any.
+    data = training_data(WindowReader(corpus, [], size), corpus.ids, window_s, roles)
     data.groups = corpus_groups(corpus, config.data)
     data = with_train_windows(data)
     corpus = corpus.select(recordings=list(data.train))
+    channels = find_channels(corpus, config.data, corpus.ids)
+    data.reader = WindowReader(corpus, channels, size)
     names = corpus.names if isinstance(corpus, Mixture) else None
-    size, window_s = config.data.bin_size_s, config.data.window_s
     model = FoundationModel.create(config.model, channels, size, window_s, config.seed, names)
     add_sessions(model, data, corpus.ids, config.seed)
     model.provenance = provenance(config, corpus, sorted(set(corpus.subjects.values())))
@@ -87,6 +90,8 @@ def provenance(config: Config, corpus: Corpus, subjects: list[str]) -> dict[str,
         "corpus_sha256": corpus.manifest_sha256,
         "seed": config.seed,
         "adapted": {},
+        # What adaptation starts from where the run folder is not at hand.
+        "settings": {"objective": asdict(config.objective), "finetune": asdict(config.finetune)},
         "versions": {
             "foundation": foundation.__version__,
             "torch": torch.__version__,

@@ -7,6 +7,7 @@ between files.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
 import types
@@ -19,13 +20,15 @@ import yaml
 T = TypeVar("T")
 
 
-def read_yaml(path: str | Path | None, overrides: list[str] | None = None) -> dict[str, Any]:
-    """The mapping in a YAML file (`None`: an empty one) with `section.field=value` overrides applied.
+def read_yaml(
+    path: str | Path | None, overrides: list[str] | None = None, start: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The mapping in a YAML file (`None`: `start`, or an empty one) with `section.field=value` overrides applied.
 
     Raises:
         ValueError: The file cannot be read, is no YAML mapping, or an override is malformed.
     """
-    raw: dict[str, Any] = {}
+    raw: dict[str, Any] = copy.deepcopy(start or {})
     if path is not None:
         try:
             raw = yaml.safe_load(Path(path).read_text()) or {}

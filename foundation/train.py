@@ -19,17 +19,25 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Dataset
 
 from foundation.adapters import SessionPart
-from foundation.checkpoint import MetricsLog, RunError, best_model, last_checkpoint, save_checkpoint
+from foundation.checkpoint import (
+    Checkpoint,
+    MetricsLog,
+    RunError,
+    best_model,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from foundation.masking import Masks, draw_masks
 from foundation.model import FoundationModel
 from foundation.objectives import LossTerms, ObjectiveConfig, joint_loss
 from foundation.objectives.masked_modeling import Tally
 from foundation.optim import OptimConfig, RowAdam, rate_factor, shared_optimizer
-from foundation.preemption import EXIT_STATUS, stop_requests
+from foundation.preemption import EXIT_STATUS, ignore_stop_requests, stop_requests
 from foundation.progress import Progress
 from foundation.ranks import gather_rows, own_sessions, sum_gradients
 from foundation.sampling import Batch, Window, WindowReader, WindowSampler
@@ -136,12 +144,31 @@ def fit(
     """
     accelerator = accelerator or make_accelerator(train, folder)
     state: dict[str, Any] = {}
-    if folder is not None and (saved := last_checkpoint(folder)) is not None:
-        model, state = saved
+    if folder is not None and (chosen := _choose_checkpoint(folder, accelerator)) is not None:
+        model, state = load_checkpoint(chosen)
     loop = _Loop(model, data, objective, optim, train, seed, folder, trainable, accelerator)
     loop.restore(state, log or (folder / "metrics.jsonl" if folder is not None else None))
     loop.run(label)
     return loop.best()
+
+
+def _choose_checkpoint(folder: Path, accelerator: Accelerator) -> Checkpoint | None:
+    """The checkpoint to go on from, chosen by the main process: others may see a shared folder as it was before.
+
+    Raises:
+        RunError: On all ranks.
+    """
+    found: list[Checkpoint | str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            found = [newest_checkpoint(folder)]
+        except RunError as error:
+            found = [str(error)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(found)
+    if isinstance(found[0], str):
+        raise RunError(found[0])
+    return found[0]
 
 
 class _Loop:
@@ -231,6 +258,7 @@ class _Loop:
             sampler=range(start, steps),
             num_workers=self.train.workers,
             prefetch_factor=4 if self.train.workers else None,
+            worker_init_fn=ignore_stop_requests,
             # Its own: a loader draws a number when it starts, which a resumed run would take from dropout's stream.
             generator=torch.Generator(),
         )
@@ -244,20 +272,14 @@ class _Loop:
                 if (step + 1) % self.train.log_every == 0 or step + 1 == steps:
                     self.write({"step": step + 1, "split": "train", **losses.terms})
                 progress.update(loss=f"{losses.terms['loss']:.4f}", windows_per_s=f"{speed:.0f}")
-            if (step + 1) % self.train.val_every == 0 or step + 1 == steps:
+            due = (step + 1) % self.train.val_every == 0 or step + 1 == steps
+            if due:
                 self.sampler.step = step + 1
                 self.validate(step + 1, speed)
                 if self.stopped:
                     break
-            elif self.any_rank(asked()):
-                self.sampler.step = step + 1
-                self.save(step + 1)
-                if self.accelerator.is_main_process:
-                    print(
-                        f"{label}: stopped by SIGTERM at step {step + 1}, saved; the same command goes on",
-                        file=sys.stderr,
-                    )
-                raise SystemExit(EXIT_STATUS)
+            if step + 1 < steps and self.any_rank(asked()):
+                self.stop(step + 1, label, is_saved=due)
         progress.close()
 
     def update(self, step: int, item: tuple[Batch, Masks] | None) -> LossTerms | None:
@@ -303,15 +325,17 @@ class _Loop:
         self.skipped += 1
         if self.skipped == MAX_SKIPPED:
             raise RunError(
-                f"{MAX_SKIPPED} updates in a row, up to step {step + 1}, whose loss or gradient is not finite; lower "
-                "optim.lr or optim.row_lr, or leave out the recordings named above. The last checkpoint is good"
+                f"{MAX_SKIPPED} updates in a row, up to step {step + 1}, whose loss or gradient is not finite; start "
+                "again with another out=... and a lower optim.lr or optim.row_lr, or without the recordings named above "
+                "(the last checkpoint here is good)"
             )
 
     def is_finite(self, window: Window, step: int) -> bool:
         """Whether the loss of one window, by itself and on this rank, is finite."""
         batch, masks = _with_masks(self.data.reader, [window], self.objective, (self.seed, step))
         device = self.accelerator.device
-        with torch.no_grad():
+        self.model.eval()  # the next update trains again
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.train.precision == "bf16"):
             losses = joint_loss(self.model, batch.to(device), masks.to(device), self.objective, seed=(self.seed, step))
         return bool(losses.total.isfinite())
 
@@ -403,6 +427,16 @@ class _Loop:
                 total[name] = total.get(name, 0) + value
         means = {name: float(value[0] / value[1]) for name, value in sorted(total.items()) if value[1]}
         return {"loss": sum(weight * means.get(name, 0.0) for name, weight in sorted(weights.items())), **means}
+
+    def stop(self, step: int, label: str, *, is_saved: bool) -> None:
+        """Save, unless that was just done, and end the process as SIGTERM would have."""
+        if not is_saved:
+            self.sampler.step = step
+            self.save(step)
+        if self.accelerator.is_main_process:
+            print(f"{label}: stopped by SIGTERM at step {step}, saved; the same command goes on", file=sys.stderr)
+        self.accelerator.end_training()
+        raise SystemExit(EXIT_STATUS)
 
     def any_rank(self, value: bool) -> bool:
         """Whether a value is true on any rank; all of them ask."""

@@ -329,16 +329,25 @@ def test_adaptation_on_few_trials_fits_it(tiny_run: Path, synthetic_corpus: Corp
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 60))
 def test_rows_are_thinned_evenly_to_what_fits(sizes: list[int], most: int) -> None:
-    total, parts = sum(sizes), []
-    for size in sizes:
-        first = sum(len(part.target) for part in parts)
-        number = np.arange(first, first + size, dtype=float)[:, None]
-        parts.append(Rows(np.zeros((size, 1, 2)), number, number, number, number, number, number[:, 0]))
+    number = np.arange(sum(sizes), dtype=float)[:, None]
+    key = np.concatenate([k + np.arange(size) for k, size in enumerate(sizes)])
+    parts = [
+        Rows(np.zeros((len(part), 1, 2)), part, part, part, part, part, part[:, 0])
+        for part in np.split(number, np.cumsum(sizes)[:-1])
+    ]
     kept, stride = _gather(iter(parts), most)
     assert kept is not None
-    assert kept.target[:, 0].tolist() == list(range(0, total, stride))
-    assert kept.spikes.size <= most or len(kept.target) <= 2
-    assert stride == 1 or 2 * -(-total // (stride // 2)) > most
+    assert kept.target[:, 0].tolist() == number[key % stride == 0, 0].tolist()
+    assert kept.spikes.size <= most or len(kept.target) == 1
+    assert stride == 1 or 2 * (key % (stride // 2) == 0).sum() > most
+
+
+def test_trials_of_one_length_are_thinned_to_every_bin() -> None:
+    parts = [Rows(np.zeros((16, 1, 8)), *[np.arange(16.0)[:, None]] * 6) for _ in range(64)]
+    kept, stride = _gather(iter(parts), 1024)
+    assert kept is not None
+    assert stride == 8
+    assert set(kept.target[:, 0]) == set(range(16))
 
 
 def test_a_read_out_of_more_than_memory_holds_is_almost_the_same(

@@ -199,9 +199,7 @@ def test_pipeline_and_grid_search() -> None:
     grid = {"contrastiveembedding__output_dimension": [1, 3]}
     search = GridSearchCV(pipeline, grid, cv=KFold(2)).fit(counts, position)
     assert search.best_params_ == {"contrastiveembedding__output_dimension": 3}
-    by_bits = GridSearchCV(
-        ContrastiveEmbedding("behavior", **SMALL), {"learning_rate": [1e-9, 1e-2]}, cv=KFold(2), n_jobs=2
-    )
+    by_bits = GridSearchCV(ContrastiveEmbedding("behavior", **SMALL), {"learning_rate": [1e-9, 1e-2]}, cv=KFold(2))
     assert by_bits.fit(counts, position).best_params_ == {"learning_rate": 1e-2}
 
 

@@ -107,7 +107,10 @@ def test_folds_are_scored_each_in_its_own_trials_and_averaged(
     names = [str(runs / "new"), str(tmp_path / "f3")]
     tasks = ["--tasks", "choice", "encode", "region", "--baselines", "quick"]
     assert main(["evaluate", *names, *common, str(tmp_path / "out"), *tasks]) == 0
-    table, _ = read_results(tmp_path / "out")
+    table, provenance = read_results(tmp_path / "out")
+    # Normalizers are of pretraining's fold, whatever the fold of the adaptation.
+    assert provenance["forced"] == []
+    assert not [text for text in provenance["leak_checks_undecided"] if "normalizer" in text]
     mine = table[(table["model"] == "tiny/adapter") & (table["metric"] == "auc") & (table["task"] == "choice")]
     assert mine["fold"].tolist() == [0, 3]
     for fold, file in ((0, "interleaved-tiny_adapter-s0"), (3, "interleaved-f3-tiny_adapter-s0")):

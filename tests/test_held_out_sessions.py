@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,9 @@ from eval.session_view import SessionView
 from foundation.__main__ import main
 from foundation.channels import DataConfig, pretraining_corpus
 from foundation.checkpoint import load_model
-from foundation.corpus import Corpus
+from foundation.corpus import Corpus, write_manifest
 from foundation.finetune import new_sessions
+from foundation.recording_folder import write_recording
 from tests.test_held_out import SMALL
 
 OUT = "synthetic/animal01_1"
@@ -72,6 +75,9 @@ def test_a_held_out_session_is_scored_and_the_page_says_that_its_animal_is_known
     tasks = ["--tasks", "choice", "region", "--baselines", "quick", "--out", str(tmp_path / "out")]
     assert main([*command, *tasks]) == 0
     rows, provenance = read_results(tmp_path / "out")
+    # Of regions too, the units of the held-out session are the test, and not those of the animal's other session.
+    probed = rows[rows["task"].str.startswith("region") & (rows["subject"] == "animal01")]
+    assert 0 < probed["n"].max() <= corpus[OUT].num_units
     assert set(rows[rows["task"] == "choice"]["session"]) == {"animal01_1"}
     assert np.isfinite(rows["value"]).all()
     assert (provenance["held_out_subjects"], provenance["known_subjects"]) == ([], ["animal01"])
@@ -90,13 +96,19 @@ def test_a_session_that_was_pretrained_on_is_refused(
     assert not list((tmp_path / "new").rglob("*.safetensors"))
 
 
-def test_the_same_minutes_by_another_probe_are_still_a_leak(run: Path, corpus: Corpus, tmp_path: Path) -> None:
-    """Held out, yet what it holds was in pretraining under another name: the detector does not believe the config."""
+def test_what_was_pretrained_on_under_another_name_is_still_a_leak(run: Path, corpus: Corpus, tmp_path: Path) -> None:
+    """The detector does not believe the config: a copy of the held-out session was among the pretraining sessions."""
     assert _adapt(run, corpus, tmp_path / "new", "animal01") == 0
     (adapted,) = find_models(tmp_path / "new", ["animal01"])
+    shutil.copytree(corpus.path, tmp_path / "copied")
+    original = corpus[OUT]
+    info = replace(original.info, recording_id="synthetic/animal00_9", subject_id="animal00")
+    units = original.units.assign(unit_id=[f"copy/{k}" for k in range(original.num_units)])
+    write_recording(tmp_path / "copied", replace(original, info=info, units=units))
+    copied = write_manifest(tmp_path / "copied")
     past = adapted.model.provenance
-    adapted.model.provenance = {**past, "pretraining_recordings": [*past["pretraining_recordings"], OUT]}
-    assert [leak for leak in leaks_of([adapted], corpus) if leak.decided]
+    adapted.model.provenance = {**past, "pretraining_recordings": [*past["pretraining_recordings"], info.recording_id]}
+    assert [str(leak) for leak in leaks_of([adapted], copied) if leak.decided and info.recording_id in str(leak)]
 
 
 def test_names_that_do_not_exist_and_corpora_that_are_empty_are_errors(corpus: Corpus) -> None:

@@ -21,6 +21,9 @@ class FakeApi:
 
     cache: Path
 
+    def __init__(self, token: str | None) -> None:
+        assert token == "secret"
+
     def create_repo(self, repo: str, *, private: bool | None, exist_ok: bool) -> None:
         assert (private, exist_ok) == (True, True)
         (self.cache / f"models--{repo.replace('/', '--')}" / "refs").mkdir(parents=True)
@@ -43,7 +46,7 @@ def test_a_model_comes_back_from_the_hub_as_it_was_pushed(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert (
-        pretrained.push_to_hub("me/rats", private=True, commit_message="first")
+        pretrained.push_to_hub("me/rats", private=True, token="secret", commit_message="first")
         == f"https://hub/me/rats/commit/{COMMIT}"
     )
     files = {path.name for path in (tmp_path / "models--me--rats/snapshots" / COMMIT).iterdir()}

@@ -538,7 +538,7 @@ def test_examples_round_trip(tmp_path: Path) -> None:
         np.testing.assert_allclose(first.baseline_rates, second.baseline_rates, rtol=1e-6)
     assert read_examples(tmp_path / "none") == Examples()
     (tmp_path / "examples.npz").write_bytes(b"PK broken")
-    with pytest.raises(ValueError, match="not an examples file"):
+    with pytest.raises(ValueError, match=r"not an \.npz file"):
         read_examples(tmp_path)
 
 
