@@ -138,7 +138,8 @@ def load_mapping(path: Path) -> dict[str, Any]:
     if "regions" in mapping:
         _check(path, "regions", mapping["regions"], REGIONS)
         asked, left_out = mapping["regions"].get("parcellation"), mapping["regions"].get("leave_out", [])
-        if asked not in list(PARCELLATIONS) or not isinstance(left_out, list) or "region" not in mapping.get("units", {}):
+        is_known = isinstance(asked, str) and asked in PARCELLATIONS
+        if not is_known or not isinstance(left_out, list) or "region" not in mapping.get("units", {}):
             raise ValueError(
                 f"{path}: regions: got {mapping['regions']!r}, expected a parcellation of {sorted(PARCELLATIONS)}, "
                 "perhaps a list leave_out of its regions, and an array of region names under units"

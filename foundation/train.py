@@ -326,8 +326,8 @@ class _Loop:
         if self.skipped == MAX_SKIPPED:
             raise RunError(
                 f"{MAX_SKIPPED} updates in a row, up to step {step + 1}, whose loss or gradient is not finite; start "
-                "again with another out=... and a lower optim.lr or optim.row_lr, or without the recordings named above "
-                "(the last checkpoint here is good)"
+                "again with another out=... and a lower optim.lr or optim.row_lr, or without the recordings that were "
+                "named (the last checkpoint here is good)"
             )
 
     def is_finite(self, window: Window, step: int) -> bool:
