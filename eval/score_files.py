@@ -60,20 +60,19 @@ def score_files(paths: Sequence[Path], corpus: Corpus, out: Path, *, baselines: 
         key = (recording_id, prediction.split, prediction.fold, prediction.bin_ms)
         by_view.setdefault(key, []).append(prediction)
 
+    # The page shows what a session looks like in one fold; the scores of all are in the rows.
     fold = min(key[2] for key in by_view)
+    shown = {key: ones for key, ones in by_view.items() if key[2] == fold}
 
     def session(key: _View) -> dict[str, Any]:
         rows, details = _view_scores(corpus, key, by_view[key], baselines, out)
-        # They show what a session looks like, in one fold; the scores are in the rows.
-        return {"rows": [plain(row) for row in rows], "details": details.plain() if key[2] == fold else {}}
+        return {"rows": [plain(row) for row in rows], "details": details.plain() if key in shown else {}}
 
     def finish(found: dict[str, Any]) -> None:
         rows = [ResultRow(**row) for part in found.values() for row in part["rows"]]
         details = joined(part["details"] for part in found.values())
         details.write(out)
-        write_examples(
-            out, Examples(failures=_failures(details, {k: v for k, v in by_view.items() if k[2] == fold}, corpus, out))
-        )
+        write_examples(out, Examples(failures=_failures(details, shown, corpus, out)))
         names = sorted({one.model for ones in by_view.values() for one in ones})
         write_results(
             out,
@@ -133,7 +132,8 @@ def _view_of(corpus: Corpus, key: _View) -> SessionView:
 def _failures(
     details: Details, by_view: dict[_View, list[Prediction]], corpus: Corpus, out: Path
 ) -> list[TrialExample]:
-    fold = min(key[2] for key in by_view)
+    """Of sessions in one fold."""
+    fold = next(iter(by_view))[2]
 
     def view(recording_id: str, split: str) -> SessionView:
         return _view_of(corpus, next(key for key in by_view if key[:2] == (recording_id, split)))
