@@ -99,9 +99,7 @@ def save_checkpoint(
 
     folder = run / "checkpoints"
     save_folder(folder / _name(step), write)
-    before = next(
-        (s for s in sorted(_steps(folder), reverse=True) if s < step and not _damage(folder / _name(s))), None
-    )
+    before = max((s for s in _steps(folder) if s < step), default=None)
     kept = [step, best_step]
     if before is not None:
         kept += [before, _best_of(folder / _name(before))]
@@ -144,6 +142,13 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
     if len(steps) > 1:
         raise RunError(f"{run}: all {len(steps)} checkpoints are damaged; restore one, or remove the folder to start")
     return None
+
+
+def remove_newer(found: Checkpoint) -> None:
+    """Remove the checkpoints after one that is gone on from: all are damaged, and none may count among the last two."""
+    for step in _steps(found.folder.parent):
+        if step > found.step:
+            _remove(found.folder.with_name(_name(step)))
 
 
 def last_checkpoint(run: Path) -> tuple[FoundationModel, dict[str, Any]] | None:

@@ -30,6 +30,7 @@ from foundation.checkpoint import (
     best_model,
     load_checkpoint,
     newest_checkpoint,
+    remove_newer,
     save_checkpoint,
 )
 from foundation.masking import Masks, draw_masks
@@ -161,7 +162,10 @@ def _choose_checkpoint(folder: Path, accelerator: Accelerator) -> Checkpoint | N
     found: list[Checkpoint | str | None] = [None]
     if accelerator.is_main_process:
         try:
-            found = [newest_checkpoint(folder)]
+            newest = newest_checkpoint(folder)
+            if newest is not None:
+                remove_newer(newest)
+            found = [newest]
         except RunError as error:
             found = [str(error)]
     if accelerator.num_processes > 1:

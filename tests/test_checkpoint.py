@@ -16,6 +16,8 @@ from foundation.checkpoint import (
     best_model,
     last_checkpoint,
     load_model,
+    newest_checkpoint,
+    remove_newer,
     save_checkpoint,
     save_folder,
 )
@@ -102,7 +104,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
     said = capsys.readouterr().err
     assert "step-00000003: damaged" in said
     assert file.rpartition("/")[2] in said or file == "checkpoint.json"
-    # What was damaged is written anew, and the last two are there again.
+    # It is gone when the run goes on, so that the one gone on from stays among the last two, whatever is saved next.
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    remove_newer(found)
+    assert names(tmp_path) == {"step-00000002"}
     save(world, tmp_path, [(3, 3)])
     assert names(tmp_path) == {"step-00000002", "step-00000003"}
     assert mark(best_model(tmp_path)) == 3
