@@ -48,13 +48,13 @@ class ArrayFile:
             raise
         except _BROKEN as error:
             raise ValueError(f"{path}: not an .npz file ({error}); write it with np.savez") from None
-        self._size = sum(info.compress_size for info in self._archive.infolist())
-        if self._size > self._archive.fp.seek(0, 2):  # type: ignore[union-attr]
+        self._members = {info.filename.removesuffix(".npy"): info for info in self._archive.infolist()}
+        self.names = list(self._members)
+        size = self._archive.fp.seek(0, 2)  # type: ignore[union-attr]
+        if sum(info.compress_size for info in self._members.values()) > size:
             raise ValueError(
                 f"{path}: not an .npz file (its parts say they are larger than it); write it with np.savez"
             )
-        self._members = {info.filename.removesuffix(".npy"): info for info in self._archive.infolist()}
-        self.names = list(self._members)
 
     def __getitem__(self, name: str) -> np.ndarray:
         """An array.
