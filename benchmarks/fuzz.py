@@ -385,15 +385,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
     for name in TARGETS if "all" in a.targets else a.targets:
-        if a.random:
-            fuzz(name, 0, a.random, a.seed)
-            continue
-        child = os.fork()
+        child = os.fork()  # a limit on memory is for good, and libFuzzer never returns
         if not child:
+            if a.random:
+                fuzz(name, 0, a.random, a.seed)
+                os._exit(0)
             import atheris
 
             with atheris.instrument_imports(include=["foundation", "data_recipes", "eval"]):
-                functools.partial(fuzz, name, a.seconds, 0, a.seed)()
+                fuzz(name, a.seconds, 0, a.seed)
         print(f"{name}: {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}", flush=True)
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from benchmarks.faults import Work, start, wait
 from data_recipes.recipe import open_or_prepare
+from foundation import train
 from foundation.channels import DataConfig
 from foundation.checkpoint import newest_checkpoint
 from foundation.config import Config
@@ -39,17 +40,15 @@ def run(config: Config, folder: Path, plan: list[tuple[int, int]]) -> None:
     for ranks, step in plan:
 
         def do(folder: Path, step: int = step) -> object:
-            import foundation.train as module
-
             steps = config.train.steps
-            original = module._Loop.update
+            original = train._Loop.update
 
             def update(self: Any, at: int, item: Any) -> Any:
                 if at == step < steps:
                     raise SystemExit(0)
                 return original(self, at, item)
 
-            module._Loop.update = update  # type: ignore[method-assign, assignment]
+            train._Loop.update = update  # type: ignore[method-assign, assignment]
             return pretrain(replace(config, out=str(folder / "run")))
 
         if any(wait(start(Work("train", do, lambda _: {}, ranks), folder, None))):
