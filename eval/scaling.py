@@ -129,7 +129,7 @@ def scalings(rows: pd.DataFrame, seed: int = 0) -> dict[tuple[str, str, str], Sc
     Raises:
         ValueError: A column is missing; few numbers of animals, or other sessions in one of them.
     """
-    if missing := sorted({"num_animals", "control", "value"} - set(rows)):
+    if missing := sorted({"num_animals", "control", "fold", "value"} - set(rows)):
         raise ValueError(f"scaling rows: no column {missing}; expected result rows with num_animals and control")
     found = {}
     for (dataset, task, split), part in rows.groupby(["dataset", "task", "split"], sort=False):
