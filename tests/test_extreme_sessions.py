@@ -18,7 +18,7 @@ from foundation.checkpoint import load_model
 from foundation.corpus import Corpus, write_manifest
 from foundation.recording import Recording
 from foundation.recording_folder import write_recording
-from tests.test_held_out import SMALL
+from tests.test_held_out import SMALL, finetuned
 
 MANY = 600
 
@@ -124,11 +124,6 @@ def test_all_kinds_are_pretrained_on_together(run: Path, corpus: Corpus) -> None
     assert "left out" not in (run / "metrics.jsonl").read_text()
 
 
-def _adapt(run: Path, corpus: Corpus, out: Path, name: str) -> int:
-    new = ["--corpus", str(corpus.path), "--subjects", f"new_{name}", "--out", str(out)]
-    return main(["finetune", str(run), *new, *SMALL])
-
-
 EVERY = {"encode E2", "forecast"}
 WITH_BEHAVIOR = EVERY | {"choice", "decode_wheel_speed causal", "decode_wheel_speed acausal"}
 
@@ -144,7 +139,7 @@ WITH_BEHAVIOR = EVERY | {"choice", "decode_wheel_speed causal", "decode_wheel_sp
 def test_each_kind_is_adapted_to_and_scored(
     run: Path, corpus: Corpus, tmp_path: Path, name: str, expected: set[str]
 ) -> None:
-    assert _adapt(run, corpus, tmp_path / "new", name) == 0
+    assert finetuned(run, corpus, tmp_path / "new", f"new_{name}") == 0
     command = ["evaluate", str(tmp_path / "new"), "--corpus", str(corpus.path), "--subjects", f"new_{name}"]
     tasks = ["--tasks", "encode", "cosmooth", "forecast", "choice", "decode_wheel_speed", "--baselines", "quick"]
     assert main([*command, "--out", str(tmp_path / "out"), *tasks]) == 0
@@ -158,6 +153,6 @@ def test_each_kind_is_adapted_to_and_scored(
 def test_too_few_trials_for_a_split_are_refused_in_words(
     run: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _adapt(run, corpus, tmp_path / "new", "three_trials") == 2
+    assert finetuned(run, corpus, tmp_path / "new", "new_three_trials") == 2
     assert "extreme/new_three_trials: no train window; the session is too short" in capsys.readouterr().err
     assert not list((tmp_path / "new").rglob("*.safetensors"))

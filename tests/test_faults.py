@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.slow
 def test_training_of_two_processes_goes_on_after_kills() -> None:
     command = [sys.executable, "-m", "benchmarks.faults", "--kills", "2", "--processes", "2"]
-    command += ["--seed", str(random.SystemRandom().randrange(1000))]
+    command += ["--seed", "1"]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280
     )

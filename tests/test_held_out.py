@@ -63,6 +63,12 @@ def runs(synthetic_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> 
     return root
 
 
+def finetuned(base: Path, corpus: Corpus, out: Path, subject: str, *extra: str) -> int:
+    """Exit status of `foundation finetune` in its smallest form."""
+    command = ["finetune", str(base), "--corpus", str(corpus.path), "--subjects", subject, "--out", str(out)]
+    return main([*command, *extra, *SMALL])
+
+
 def _evaluate(runs: Path, corpus: Corpus, out: Path, *extra: str, subject: str = "animal03") -> int:
     names = [str(runs / name) for name in ("new", "few")]
     command = ["evaluate", *names, "--corpus", str(corpus.path), "--subjects", subject, "--out", str(out)]
@@ -102,8 +108,7 @@ def test_folds_are_scored_each_in_its_own_trials_and_averaged(
     runs: Path, synthetic_corpus: Corpus, tmp_path: Path
 ) -> None:
     common = ["--corpus", str(synthetic_corpus.path), "--subjects", "animal03", "--out"]
-    command = ["finetune", str(runs / "base"), "--fold", "3", "--tracks", "adapter", *common, str(tmp_path / "f3")]
-    assert main([*command, *SMALL]) == 0
+    assert finetuned(runs / "base", synthetic_corpus, tmp_path / "f3", "animal03", "--fold", "3") == 0
     names = [str(runs / "new"), str(tmp_path / "f3")]
     tasks = ["--tasks", "choice", "encode", "region", "--baselines", "quick"]
     assert main(["evaluate", *names, *common, str(tmp_path / "out"), *tasks]) == 0

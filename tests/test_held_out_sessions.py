@@ -22,7 +22,7 @@ from foundation.checkpoint import load_model
 from foundation.corpus import Corpus, write_manifest
 from foundation.finetune import new_sessions
 from foundation.recording_folder import write_recording
-from tests.test_held_out import SMALL
+from tests.test_held_out import SMALL, finetuned
 
 OUT = "synthetic/animal01_1"
 
@@ -46,11 +46,6 @@ def run(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "base"
 
 
-def _adapt(run: Path, corpus: Corpus, out: Path, subject: str) -> int:
-    command = ["finetune", str(run), "--corpus", str(corpus.path), "--subjects", subject, "--out", str(out)]
-    return main([*command, *SMALL])
-
-
 def test_no_window_of_a_held_out_session_is_pretrained_on(run: Path, corpus: Corpus) -> None:
     base = load_model(run)
     expected = ["synthetic/animal00_0", "synthetic/animal00_1", "synthetic/animal01_0"]
@@ -66,7 +61,7 @@ def test_no_window_of_a_held_out_session_is_pretrained_on(run: Path, corpus: Cor
 def test_a_held_out_session_is_scored_and_the_page_says_that_its_animal_is_known(
     run: Path, corpus: Corpus, tmp_path: Path
 ) -> None:
-    assert _adapt(run, corpus, tmp_path / "new", "animal01") == 0
+    assert finetuned(run, corpus, tmp_path / "new", "animal01") == 0
     (adapted,) = find_models(tmp_path / "new", ["animal01"])
     assert adapted.knows_animal
     assert list(adapted.model.adapters.sessions["recording_id"]) == [OUT]
@@ -91,14 +86,14 @@ def test_a_held_out_session_is_scored_and_the_page_says_that_its_animal_is_known
 def test_a_session_that_was_pretrained_on_is_refused(
     run: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _adapt(run, corpus, tmp_path / "new", "animal00") == 2
+    assert finetuned(run, corpus, tmp_path / "new", "animal00") == 2
     assert "animal00 was pretrained on, and none of its sessions" in capsys.readouterr().err
     assert not list((tmp_path / "new").rglob("*.safetensors"))
 
 
 def test_what_was_pretrained_on_under_another_name_is_still_a_leak(run: Path, corpus: Corpus, tmp_path: Path) -> None:
     """The detector does not believe the config: a copy of the held-out session was among the pretraining sessions."""
-    assert _adapt(run, corpus, tmp_path / "new", "animal01") == 0
+    assert finetuned(run, corpus, tmp_path / "new", "animal01") == 0
     (adapted,) = find_models(tmp_path / "new", ["animal01"])
     shutil.copytree(corpus.path, tmp_path / "copied")
     original = corpus[OUT]

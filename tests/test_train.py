@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -261,6 +263,32 @@ def test_sigterm_saves_and_ends_and_the_run_goes_on_as_if_it_had_not(
     pretrain(config_of(synthetic_corpus, tmp_path / "stopped", **STOPPED))
     assert rows(tmp_path / "stopped/metrics.jsonl") == rows(whole / "metrics.jsonl")
     assert same_tensors(load_model(tmp_path / "stopped"), load_model(whole))
+
+
+def test_readers_do_not_hear_the_sigterm_of_the_whole_job(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SLURM sends it to every process; one that died of it would take the run along before it has saved."""
+    original, struck = _Loop.update, []
+
+    def update(self: _Loop, at: int, item: Any) -> Any:
+        if at == 2:
+            readers = multiprocessing.active_children()
+            struck.extend(reader.pid for reader in readers)
+            for number in [*struck, os.getpid()]:
+                os.kill(number, signal.SIGTERM)
+            time.sleep(0.5)
+            assert all(reader.is_alive() for reader in readers)
+        return original(self, at, item)
+
+    monkeypatch.setattr(_Loop, "update", update)
+    with pytest.raises(SystemExit) as ended:
+        train_here(world, train=replace(QUICK, steps=40, val_every=40, workers=1), folder=tmp_path)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert struck
+    saved = newest_checkpoint(tmp_path)
+    assert saved is not None
+    assert saved.step == 3
 
 
 def test_a_lost_best_checkpoint_is_replaced_by_the_next_best(world: Any, tmp_path: Path) -> None:
