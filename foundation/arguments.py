@@ -53,7 +53,7 @@ def build_parser(recipes: str) -> argparse.ArgumentParser:
         "Adapt a pretrained model to new animals, each on its own.",
         "foundation finetune runs/luo2025 --corpus corpora/luo2025 --subjects T249 T264 X046 --out runs/luo2025-new",
     )
-    p.add_argument("run", help="run folder or model folder of the pretrained model")
+    p.add_argument("run", help="run folder or model folder of the pretrained model, or hf://USER/NAME")
     p.add_argument("--corpus", nargs="+", required=True, help="one or several")
     p.add_argument("--subjects", nargs="+", required=True)
     p.add_argument("--out", required=True)
