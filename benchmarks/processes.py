@@ -4,7 +4,8 @@
 
 Sessions are uneven and as many as the largest number of processes, so that ranks are often without a window. Printed is
 the largest difference, relative to the size of what differs, of training losses, validation losses, shared parameters
-and adapter rows from the run of one process. The last line is one JSON object.
+and adapter rows from the run of one process, with the trunk whole on every rank or in shards. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from foundation.pretrain import pretrain
 from foundation.train import TrainConfig
 
 # Processes of each stretch of a run, and the step it goes to.
-PLANS = {"2": [(2, 24)], "4": [(4, 24)], "2, then 4, then 1": [(2, 8), (4, 16), (1, 24)]}
+CHANGES = [(2, 8), (4, 16), (1, 24)]
+PLANS = {"2": [(2, 24)], "4": [(4, 24)], "2, then 4, then 1": CHANGES}
+SHARDED = {"2, trunk in shards": [(2, 24)], "4, trunk in shards": [(4, 24)], "2, then 4, then 1, in shards": CHANGES}
 
 
 def run(config: Config, folder: Path, plan: list[tuple[int, int]]) -> None:
@@ -81,7 +84,7 @@ def main() -> None:
         corpus = open_or_prepare("synthetic", Path(scratch) / "corpus", num_subjects=5, num_units=20, num_trials=40)
         config = Config(
             data=DataConfig(corpus=str(corpus.path), held_out=["animal04"], window_s=0.6),
-            model=ModelConfig(width=16, depth=1, heads=2, feed_forward=32, private_rank=3),
+            model=ModelConfig(width=16, depth=2, heads=2, feed_forward=32, private_rank=3),
             objective=ObjectiveConfig(contrastive=ContrastiveConfig(discrete=["choice"])),
             train=TrainConfig(
                 steps=24, windows_per_step=8, windows_per_session=4, val_every=8, val_windows=48, log_every=1, track=[]
@@ -89,11 +92,12 @@ def main() -> None:
         )
         run(config, Path(scratch) / "one", [(1, 24)])
         one, found = outcome(Path(scratch) / "one"), {}
-        for k, (name, plan) in enumerate(PLANS.items()):
-            run(config, Path(scratch) / f"plan{k}", plan)
+        for k, (name, plan) in enumerate((PLANS | SHARDED).items()):
+            sharded = replace(config, train=replace(config.train, shard_trunk=name in SHARDED))
+            run(sharded, Path(scratch) / f"plan{k}", plan)
             other = outcome(Path(scratch) / f"plan{k}")
             found[name] = {key: float((other[key] - v).abs().max() / v.abs().max()) for key, v in one.items()}
-            print(f"{name:20s}" + "".join(f"  {key} {value:.1e}" for key, value in found[name].items()))
+            print(f"{name:30s}" + "".join(f"  {key} {value:.1e}" for key, value in found[name].items()))
     print(json.dumps(found))
 
 

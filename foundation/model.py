@@ -62,6 +62,11 @@ class Output:
     covariates: list[torch.Tensor | None]
 
 
+def new_trunk(shape: ModelConfig) -> Trunk:
+    """A trunk of the given shape, with torch's own weights."""
+    return Trunk(shape.width, shape.depth, shape.heads, shape.feed_forward, shape.dropout)
+
+
 class FoundationModel(PreTrainedModel):
     """One trunk for all animals, one row of numbers per unit and session."""
 
@@ -83,7 +88,7 @@ class FoundationModel(PreTrainedModel):
         self.value_embedding = nn.Parameter(torch.empty(num_values, width))
         self.modality_vectors = nn.Parameter(torch.empty(len(self.channels) + 1, width))
         self.structure_embedding = nn.Linear(len(STRUCTURE), width)
-        self.trunk = Trunk(width, shape.depth, shape.heads, shape.feed_forward, shape.dropout)
+        self.trunk = new_trunk(shape)
         self.heads = nn.ModuleList(nn.Linear(width, c.width) if c.is_target else nn.Identity() for c in self.channels)
         self.pool_queries = nn.Parameter(torch.empty(len(self.channels), width))
         self.projections = nn.ModuleDict(

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.optim.adam import adam
 
 from foundation.adapters import Adapters, SessionRows
@@ -69,7 +70,10 @@ def shared_optimizer(model: FoundationModel, config: OptimConfig) -> torch.optim
     decays = [p for n, p in named if n.endswith(".weight") and p.ndim == 2]
     plain = [p for n, p in named if not (n.endswith(".weight") and p.ndim == 2)]
     groups = [{"params": decays, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=1e-8, fused=True)
+    # The fused kernel takes no mixture of whole tensors and shards.
+    fused = not any(isinstance(p, DTensor) for _, p in named)
+    betas = config.beta1, config.beta2
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=1e-8, fused=fused, foreach=False)
 
 
 class RowAdam:

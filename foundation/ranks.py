@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.distributed.nn
 from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
 
 
 def own_sessions(work: dict[str, int], num_ranks: int) -> list[list[str]]:
@@ -21,21 +22,33 @@ def own_sessions(work: dict[str, int], num_ranks: int) -> list[list[str]]:
     return [sorted(sessions) for sessions in owners]
 
 
-def sum_gradients(parameters: Iterable[torch.nn.Parameter], accelerator: Accelerator) -> None:
-    """Sum gradients over ranks in one flat all-reduce; a missing gradient counts as zero."""
-    parameters = list(parameters)
-    if not parameters:
-        return
+def sum_gradients(
+    parameters: Iterable[torch.nn.Parameter], accelerator: Accelerator, flags: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Sum gradients over ranks in one flat all-reduce; a missing gradient counts as zero.
+
+    Args:
+        parameters: The same on all ranks; those in shards are left alone, as FSDP sums them.
+        accelerator: Of the launch.
+        flags: `(F,)` numbers that travel along, float32.
+
+    Returns:
+        The flags' sums over ranks.
+    """
+    gradients = []
     for parameter in parameters:
+        if isinstance(parameter, DTensor):
+            continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-    flat = accelerator.reduce(flat, "sum")
+        gradients.append(parameter.grad)
+    flags = torch.zeros(0, device=accelerator.device) if flags is None else flags
+    flat = accelerator.reduce(torch.cat([*(gradient.flatten() for gradient in gradients), flags]), "sum")
     first = 0
-    for parameter in parameters:
-        assert parameter.grad is not None
-        parameter.grad.copy_(flat[first : first + parameter.numel()].view_as(parameter))
-        first += parameter.numel()
+    for gradient in gradients:
+        gradient.copy_(flat[first : first + gradient.numel()].view_as(gradient))
+        first += gradient.numel()
+    return flat[first:]
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """The one training loop, on accelerate; pretraining starts it fresh, `foundation.finetune` with another start.
 
 Every rank draws the same global batch and takes the windows of the sessions it owns. Shared gradients are summed over
-ranks in one flat all-reduce; adapter rows never travel but at checkpoints. (DistributedDataParallel would hang when a
+ranks in one flat all-reduce, those of a sharded trunk block by block; adapter rows never travel but at checkpoints.
+(DistributedDataParallel would hang when a
 rank has no window in a step, and average where the losses here are already shares of a global mean.)
 """
 
@@ -16,11 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from foundation.adapters import SessionPart
 from foundation.checkpoint import (
@@ -33,15 +33,17 @@ from foundation.checkpoint import (
     remove_newer,
     save_checkpoint,
 )
-from foundation.masking import Masks, draw_masks
+from foundation.masking import Masks
 from foundation.model import FoundationModel
-from foundation.objectives import LossTerms, ObjectiveConfig, joint_loss
-from foundation.objectives.masked_modeling import Tally
+from foundation.objectives import LossTerms, ObjectiveConfig
 from foundation.optim import OptimConfig, RowAdam, rate_factor, shared_optimizer
 from foundation.preemption import EXIT_STATUS, ignore_stop_requests, stop_requests
 from foundation.progress import Progress
-from foundation.ranks import gather_rows, own_sessions, sum_gradients
-from foundation.sampling import Batch, Window, WindowReader, WindowSampler
+from foundation.rank_loss import RankLoss
+from foundation.ranks import own_sessions, sum_gradients
+from foundation.sampling import Batch, WindowSampler
+from foundation.sharding import clip_gradients, shard_like, shard_trunk, whole, whole_trunk, whole_weights
+from foundation.step_data import StepData
 from foundation.training_data import TrainingData, spread
 
 Trainable = Literal["all", "adapters"]
@@ -63,6 +65,8 @@ class TrainConfig:
         val_windows: At most this many validation windows.
         patience: Stop after this many validations without a better one; 0 never stops early.
         precision: `fp32`, or `bf16` autocast.
+        shard_trunk: Of several processes each holds a part of the trunk's weights, gradients and moments (FSDP2),
+            for trunks that do not fit a device.
         workers: Processes that read windows ahead; 0 reads in the training process.
         log_every: Updates between lines of the log.
         track: Trackers of accelerate, such as tensorboard or wandb.
@@ -76,6 +80,7 @@ class TrainConfig:
     val_windows: int = 1024
     patience: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    shard_trunk: bool = False
     workers: int = 0
     log_every: int = 10
     track: list[str] = field(default_factory=lambda: ["tensorboard"])
@@ -86,27 +91,6 @@ class TrainConfig:
         for name, bound in {**least, "val_windows": 1, "patience": 0, "workers": 0}.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"train.{name} is {getattr(self, name)}, expected at least {bound}")
-
-
-class _Steps(Dataset[Any]):
-    """Item k is the batch and the masks of step k."""
-
-    def __init__(
-        self, data: TrainingData, sampler: WindowSampler, owned: set[str], objective: ObjectiveConfig, seed: int
-    ) -> None:
-        self.data, self.sampler, self.owned = data, sampler, owned
-        self.objective, self.seed = objective, seed
-
-    def __getitem__(self, step: int) -> tuple[Batch, Masks] | None:
-        windows = [w for w in self.sampler.batch_windows(step) if w.recording_id in self.owned]
-        return _with_masks(self.data.reader, windows, self.objective, (self.seed, step)) if windows else None
-
-
-def _with_masks(
-    reader: WindowReader, windows: list[Window], objective: ObjectiveConfig, seed: tuple[int, ...]
-) -> tuple[Batch, Masks]:
-    batch = reader.batch(windows)
-    return batch, draw_masks(batch, reader.channels, objective.masking, seed)
 
 
 def fit(
@@ -198,13 +182,17 @@ class _Loop:
         mine = set(owners[accelerator.process_index])
         # Sessions without a train window ride along on the main process, so that no row is lost.
         self.owned = [k for k in self.order if k in mine or (k not in work and accelerator.is_main_process)]
-        if not self.owned:
+        if not (mine if accelerator.num_processes > 1 else self.owned):
             raise ValueError(
                 f"{len(self.order)} sessions for {accelerator.num_processes} processes; start at most one per session"
             )
         if accelerator.num_processes > 1:
             model.keep_sessions(self.owned)
         self.model = model.to(accelerator.device)
+        if train.shard_trunk and accelerator.num_processes > 1:
+            if folder is None:
+                raise ValueError("train.shard_trunk without a run folder; expected one to gather checkpoints in")
+            shard_trunk(self.model.trunk, accelerator.device)
         for parameter in self.model.shared_parameters():
             parameter.requires_grad_(trainable == "all")
         self.model.log_temperature.requires_grad_(trainable == "all" and model.shape.learn_temperature)
@@ -226,6 +214,12 @@ class _Loop:
         self.best_parameters: dict[str, torch.Tensor] | None = None
         self.log = MetricsLog(None)
         self.skipped = 0
+        self.idle_window = next((w for windows in data.train.values() for w in windows if w.recording_id in mine), None)
+        chosen = spread(data.val, train.val_windows)
+        self.val_windows = {key: chosen[key] for key in self.owned if chosen.get(key)}
+        self.losses = RankLoss(self.model, data.reader, objective, accelerator, train.precision)
+        self.asked: Callable[[], bool] = lambda: False
+        self.stopping = False
 
     def restore(self, state: dict[str, Any], log: Path | None) -> None:
         """Continue from a checkpoint's state; an empty one starts afresh."""
@@ -246,16 +240,19 @@ class _Loop:
                 self.best_loss = float("inf")
             self.row_adam.put({key: state["rows"][key] for key in self.owned})
             if self.adamw is not None:
+                parameters = [p for group in self.adamw.param_groups for p in group["params"]]
+                for index, moments in state["adamw"]["state"].items():
+                    moments |= {name: shard_like(value, parameters[index]) for name, value in moments.items()}
                 self.adamw.load_state_dict(state["adamw"])
 
     def run(self, label: str) -> None:
         """Train from the present step to the last one."""
-        with stop_requests() if self.folder is not None else nullcontext(lambda: False) as asked:
-            self._run(label, asked)
+        with stop_requests() if self.folder is not None else nullcontext(lambda: False) as self.asked:
+            self._run(label)
 
-    def _run(self, label: str, asked: Callable[[], bool]) -> None:
+    def _run(self, label: str) -> None:
         start, steps = self.sampler.step, self.train.steps
-        dataset = _Steps(self.data, self.sampler, set(self.owned), self.objective, self.seed)
+        dataset = StepData(self.data.reader, self.sampler, set(self.owned), self.objective.masking, self.seed)
         loader = DataLoader(
             dataset,
             batch_size=None,
@@ -282,30 +279,34 @@ class _Loop:
                 self.validate(step + 1, speed)
                 if self.stopped:
                     break
-            if step + 1 < steps and self.any_rank(asked()):
+            if step + 1 < steps and self.stopping:
                 self.stop(step + 1, label, is_saved=due)
         progress.close()
 
     def update(self, step: int, item: tuple[Batch, Masks] | None) -> LossTerms | None:
         """One update of shared parameters and of the rows of the sessions in the batch; None if it is left out."""
         self.model.train()
-        rows, losses = {}, None
+        rows = {}
         if item is not None:
             batch, masks = item[0].to(self.accelerator.device), item[1].to(self.accelerator.device)
             rows = {key: self.model.adapters.rows(key, leaf=True) for key in batch.recording_ids}
-            losses = self.loss(batch, masks, rows, (self.seed, step))
-            losses.total.backward()
+            losses = self.losses.train(batch, masks, rows, (self.seed, step))
         else:
-            losses = self.idle()
+            assert self.idle_window is not None
+            losses = self.losses.idle(self.idle_window)
+        losses.total.backward()
+        own = [t.grad.sum() for leaf in rows.values() for t in (leaf.units, leaf.session) if t.grad is not None]
+        finite = torch.stack([losses.total.detach(), *own]).isfinite().all()
+        flags = torch.stack([~finite, torch.tensor(self.asked(), device=finite.device)]).float()
         if self.accelerator.num_processes > 1:
-            sum_gradients(self.shared, self.accelerator)
-        factor = rate_factor(step, self.train.steps, self.optim)
-        norm = torch.nn.utils.clip_grad_norm_(self.shared, self.optim.clip)
-        gradients = [t.grad.sum() for leaf in rows.values() for t in (leaf.units, leaf.session) if t.grad is not None]
-        finite = bool(torch.stack([losses.total.detach(), norm.to(losses.total), *gradients]).isfinite().all())
-        if self.any_rank(not finite):
+            flags = sum_gradients(self.shared, self.accelerator, flags)
+        norm = clip_gradients(self.shared, self.optim.clip)
+        broken, stopping = (flags > 0).tolist()
+        self.stopping |= stopping
+        if broken or not norm.isfinite():
             self.leave_out(step, item)
             return None
+        factor = rate_factor(step, self.train.steps, self.optim)
         self.skipped = 0
         if self.adamw is not None:
             for group in self.adamw.param_groups:
@@ -319,8 +320,10 @@ class _Loop:
         """Forget the gradients of an update that is not finite, and say which windows made it so."""
         for parameter in self.shared:
             parameter.grad = None
-        windows = item[0].windows if item is not None else []
-        mine = [f"{w.recording_id} at {w.start_s:.3f} s" for w in windows if not self.is_finite(w, step)]
+        seed = (self.seed, step)
+        with whole_weights(self.model):
+            broken = [w for w in (item[0].windows if item is not None else []) if not self.losses.is_finite(w, seed)]
+        mine = [f"{w.recording_id} at {w.start_s:.3f} s" for w in broken]
         named = [text for part in gather_object([mine]) for text in part]
         if self.accelerator.is_main_process:
             what = f"windows that alone give no finite loss: {'; '.join(named) or 'none'}"
@@ -334,49 +337,10 @@ class _Loop:
                 "named (the last checkpoint here is good)"
             )
 
-    def is_finite(self, window: Window, step: int) -> bool:
-        """Whether the loss of one window, by itself and on this rank, is finite."""
-        batch, masks = _with_masks(self.data.reader, [window], self.objective, (self.seed, step))
-        device = self.accelerator.device
-        self.model.eval()  # the next update trains again
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.train.precision == "bf16"):
-            losses = joint_loss(self.model, batch.to(device), masks.to(device), self.objective, seed=(self.seed, step))
-        return bool(losses.total.isfinite())
-
-    def loss(
-        self, batch: Batch, masks: Masks, rows: dict[str, Any] | None, seed: tuple[int, ...], **kwargs: Any
-    ) -> LossTerms:
-        """The joint loss of a batch, normalized over ranks."""
-        many = self.accelerator.num_processes > 1
-        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.train.precision == "bf16"):
-            return joint_loss(
-                self.model,
-                batch,
-                masks,
-                self.objective,
-                rows=rows,
-                seed=seed,
-                reduce=(lambda total: self.accelerator.reduce(total, "sum")) if many else (lambda total: total),
-                gather=gather_rows if many else (lambda rows: rows),
-                **kwargs,
-            )
-
-    def idle(self) -> LossTerms:
-        """Take part in the collectives of a step in which this rank has no window."""
-        key = self.owned[0]
-        reader = self.data.reader
-        batch, masks = _with_masks(reader, [self.data.train[key][0]], self.objective, (0,))
-        masks.spikes_predicted[:] = False
-        masks.covariates_predicted[:] = False
-        masks.schemes = ["none"]
-        losses = self.loss(batch.to(self.accelerator.device), masks.to(self.accelerator.device), None, (0,))
-        losses.total.backward()
-        return losses
-
-    @torch.no_grad()
     def validate(self, step: int, speed: float) -> None:
         """Measure the losses on the fixed validation windows and write a checkpoint."""
-        terms = self.validation_losses()
+        with whole_weights(self.model):
+            terms = self.losses.validation(self.val_windows, (self.seed, VALIDATION_STEP))
         better = terms["loss"] < self.best_loss
         self.best_loss = min(self.best_loss, terms["loss"])
         self.stale = 0 if better else self.stale + 1
@@ -390,48 +354,6 @@ class _Loop:
         elif better:
             self.best_parameters = {name: value.clone() for name, value in self.model.state_dict().items()}
 
-    def validation_losses(self) -> dict[str, float]:
-        """Mean of each term over the fixed validation windows, and of each modality by masking scheme.
-
-        One session at a time and without gathering, so the number of ranks and the batch size do not matter.
-        """
-        self.model.eval()
-        sums: dict[str, np.ndarray] = {}
-        weights: dict[str, float] = {}
-        chosen = spread(self.data.val, self.train.val_windows)
-        for recording_id in self.owned:
-            if not chosen.get(recording_id):
-                continue
-            seed = (self.seed, VALIDATION_STEP)
-            batch, masks = _with_masks(self.data.reader, chosen[recording_id], self.objective, seed)
-            schemes, lost = np.array(masks.schemes), set[str]()
-
-            def add(
-                name: str, weight: float, tally: Tally, schemes: np.ndarray = schemes, lost: set[str] = lost
-            ) -> None:
-                weights[name] = weight
-                pair = torch.stack([tally.total, tally.count]).double().cpu().numpy()
-                if not np.isfinite(pair).all():
-                    lost.add(name)
-                sums[name] = sums.get(name, 0) + pair.sum(axis=1)
-                if not name.endswith("_contrast"):
-                    for scheme in np.unique(schemes):
-                        key = f"{name}/{scheme}"
-                        sums[key] = sums.get(key, 0) + pair[:, schemes == scheme].sum(axis=1)
-
-            device = self.accelerator.device
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.train.precision == "bf16"):
-                joint_loss(self.model, batch.to(device), masks.to(device), self.objective, seed=seed, on_tally=add)
-            if lost:
-                print(f"validation of {recording_id}: {', '.join(sorted(lost))} not finite", file=sys.stderr)
-        total: dict[str, np.ndarray] = {}
-        for part, part_weights in gather_object([(sums, weights)]):
-            weights |= part_weights
-            for name, value in part.items():
-                total[name] = total.get(name, 0) + value
-        means = {name: float(value[0] / value[1]) for name, value in sorted(total.items()) if value[1]}
-        return {"loss": sum(weight * means.get(name, 0.0) for name, weight in sorted(weights.items())), **means}
-
     def stop(self, step: int, label: str, *, is_saved: bool) -> None:
         """Save, unless that was just done, and end the process as SIGTERM would have."""
         if not is_saved:
@@ -442,12 +364,6 @@ class _Loop:
         self.accelerator.end_training()
         raise SystemExit(EXIT_STATUS)
 
-    def any_rank(self, value: bool) -> bool:
-        """Whether a value is true on any rank; all of them ask."""
-        if self.accelerator.num_processes == 1:
-            return value
-        return bool(self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device), "sum") > 0)
-
     def save(self, step: int) -> None:
         """Write a checkpoint with the rows of all ranks."""
         assert self.folder is not None
@@ -456,24 +372,25 @@ class _Loop:
         adapters = self.model.adapters
         mine = (adapters.take(self.owned), self.row_adam.take(self.owned), torch.get_rng_state())
         gathered = gather_object([mine])
+        trunk, adamw = whole_trunk(self.model), whole(self.adamw.state_dict() if self.adamw is not None else {})
         if self.accelerator.is_main_process:
             for part, moments, _ in gathered:
                 parts |= part
                 rows |= moments
-            whole = self.model
+            complete = self.model
             if self.accelerator.num_processes > 1:
-                whole = copy.deepcopy(self.model)
-                whole.keep_sessions([])
-                whole.add_parts({key: parts[key] for key in self.order})
+                complete = copy.deepcopy(self.model, {id(self.model.trunk): trunk})
+                complete.keep_sessions([])
+                complete.add_parts({key: parts[key] for key in self.order})
             state = {
-                "adamw": self.adamw.state_dict() if self.adamw is not None else {},
+                "adamw": adamw,
                 "rows": {key: rows[key] for key in self.order},
                 "generators": [generator for _, _, generator in gathered],
                 "best_loss": self.best_loss,
                 "stale": self.stale,
                 "stopped": self.stopped,
             }
-            save_checkpoint(self.folder, step, whole, state, best_step=self.best_step)
+            save_checkpoint(self.folder, step, complete, state, best_step=self.best_step)
         self.accelerator.wait_for_everyone()
 
     def write(self, row: dict[str, Any]) -> None:

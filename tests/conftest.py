@@ -161,6 +161,26 @@ def world(synthetic_corpus: Corpus) -> World:
     return World(synthetic_corpus, config, channels, reader, data)
 
 
+@pytest.fixture
+def break_windows(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], bool], float], None]:
+    """`break_windows(is_broken, value)` puts a value that no recording can hold into the covariates of some windows."""
+    from foundation.sampling import WindowReader
+
+    original = WindowReader.batch
+
+    def break_some(is_broken: Callable[[Any], bool], value: float) -> None:
+        def batch(self: WindowReader, chosen: list[Any]) -> Any:
+            made = original(self, chosen)
+            for b, window in enumerate(made.windows):
+                if is_broken(window):
+                    made.covariates[b, 0] = value
+            return made
+
+        monkeypatch.setattr(WindowReader, "batch", batch)
+
+    return break_some
+
+
 @pytest.fixture(scope="session")
 def tiny_run(synthetic_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a small model pretrained for 30 steps on animals 00 to 02; animal03 is held out."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +17,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from torch.distributed.tensor import DTensor
 
+from benchmarks.faults import Work, start, wait
 from foundation.channels import DataConfig
-from foundation.checkpoint import last_checkpoint, load_model
+from foundation.checkpoint import last_checkpoint, load_model, newest_checkpoint
 from foundation.config import Config, dump_config
 from foundation.corpus import Corpus
 from foundation.masking import MaskingConfig, draw_masks
@@ -90,23 +95,45 @@ def close(a: FoundationModel, b: FoundationModel) -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_model_of_one(world: Any, synthetic_corpus: Corpus, tmp_path: Path) -> None:
-    one = config_of(synthetic_corpus, tmp_path / "one")
-    pretrain(one)
-    path = tmp_path / "two.yaml"
-    path.write_text(dump_config(replace(one, out=str(tmp_path / "two"))))
-    done = launch(path, "--processes", "2")
-    assert done.returncode == 0, done.stderr[-3000:]
+@pytest.fixture(scope="module", autouse=True)
+def _training_alone() -> Iterator[None]:
+    """What follows on the main rank, after training, is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("learn_population", "learn_fingerprints"):
+            patch.setattr(f"foundation.pretrain.{name}", lambda *_, **__: None)
+        yield
 
-    logs = [rows(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
+
+def forked(do: Callable[[Path], object], folder: Path, expected: int = 0) -> None:
+    """Do something in two ranks that are forked from here, which costs no imports."""
+
+    def as_rank(folder: Path) -> object:
+        AcceleratorState._reset_state(reset_partial_state=True)  # accelerate holds this process to be alone
+        return do(folder)
+
+    folder.mkdir()
+    statuses = wait(start(Work("forked", as_rank, lambda _: {}, 2), folder, None))
+    assert statuses == [expected, expected], (folder / "said.txt").read_text()[-3000:]
+
+
+@pytest.fixture(scope="module")
+def one(synthetic_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The run of one process."""
+    config = config_of(synthetic_corpus, tmp_path_factory.mktemp("one"))
+    pretrain(config)
+    return config
+
+
+def same_runs(here: Path, there: Path) -> None:
+    """Both have the same log, model and checkpoint but for rounding."""
+    logs = [rows(folder / "metrics.jsonl") for folder in (here, there)]
     assert [(row["step"], row["split"]) for row in logs[0]] == [(row["step"], row["split"]) for row in logs[1]]
-    for here, there in zip(*logs):
-        assert here.keys() == there.keys()
-        for key in here.keys() - {"step", "split", "windows_per_s"}:
-            assert there[key] == pytest.approx(here[key], rel=1e-4, abs=1e-5), key
-    close(load_model(tmp_path / "one"), load_model(tmp_path / "two"))
-    saved = [last_checkpoint(tmp_path / name) for name in ("one", "two")]
+    for row, other in zip(*logs):
+        assert row.keys() == other.keys()
+        for key in row.keys() - {"step", "split", "windows_per_s", "windows"}:
+            assert other[key] == pytest.approx(row[key], rel=1e-4, abs=1e-5), key
+    close(load_model(here), load_model(there))
+    saved = [last_checkpoint(folder) for folder in (here, there)]
     assert saved[0] is not None
     assert saved[1] is not None
     close(saved[0][0], saved[1][0])
@@ -114,7 +141,76 @@ def test_two_processes_give_the_model_of_one(world: Any, synthetic_corpus: Corpu
     for key, moments in saved[0][1]["rows"].items():
         for name, tensor in moments.items():
             torch.testing.assert_close(saved[1][1]["rows"][key][name], tensor, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_model_of_one(world: Any, one: Config, tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(dump_config(replace(one, out=str(tmp_path / "two"))))
+    done = launch(path, "--processes", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    same_runs(one.folder, tmp_path / "two")
     _check_that_ranks_were_idle(world, one)
+
+
+def test_a_trunk_in_shards_gives_the_model_of_one_and_goes_on_with_one(one: Config, tmp_path: Path) -> None:
+    config = replace(one, out=str(tmp_path / "run"), train=replace(TRAIN, shard_trunk=True))
+    update = _Loop.update
+
+    def held_by_a_rank(self: _Loop, step: int, item: Any) -> Any:
+        trunk = list(self.model.trunk.parameters())
+        assert all(isinstance(p, DTensor) and p.to_local().numel() * 2 <= p.numel() + p.shape[-1] for p in trunk)
+        if step == 3:
+            raise SystemExit(3)
+        return update(self, step, item)
+
+    def until_step_3(_: Path) -> object:
+        _Loop.update = held_by_a_rank  # type: ignore[method-assign]
+        return pretrain(config)
+
+    forked(until_step_3, tmp_path / "until step 3", expected=3)
+    saved = newest_checkpoint(config.folder)
+    assert saved is not None
+    assert saved.step == 3
+    shutil.copytree(config.folder, tmp_path / "alone")
+    forked(lambda _: pretrain(config), tmp_path / "to the end")
+    same_runs(one.folder, config.folder)
+    done = last_checkpoint(config.folder)
+    assert done is not None
+    assert len(done[1]["generators"]) == 2
+    alone = replace(config, out=str(tmp_path / "alone"))
+    (tmp_path / "alone/config.yaml").write_text(dump_config(alone))
+    pretrain(alone)
+    same_runs(one.folder, tmp_path / "alone")
+
+
+def test_spikes_alone_and_a_rank_without_a_window(synthetic_corpus: Corpus, tmp_path: Path) -> None:
+    """Nothing but the Poisson loss, which such a rank has nothing for: it joins all the same."""
+    config = config_of(synthetic_corpus, tmp_path / "one")
+    masking = MaskingConfig(schemes={"neural": 1.0})
+    config.objective = ObjectiveConfig(covariate_scale=0, time_contrast=0, behavior_contrast=0, masking=masking)
+    pretrain(config)
+    two = replace(config, out=str(tmp_path / "two"))
+    forked(lambda _: pretrain(two), tmp_path / "said")
+    same_runs(config.folder, two.folder)
+
+
+def test_a_window_of_one_rank_that_breaks_an_update_is_named_by_all(
+    one: Config, tmp_path: Path, break_windows: Callable[..., None]
+) -> None:
+    key = "synthetic/animal01_0"
+    break_windows(lambda w: w.recording_id == key and w.start_s < 40, float("nan"))
+    config = replace(one, out=str(tmp_path / "alone"))
+    pretrain(config)
+    both = replace(config, out=str(tmp_path / "run"), train=replace(TRAIN, shard_trunk=True))
+    forked(lambda _: pretrain(both), tmp_path / "said")
+    alone, two = (
+        [row for row in rows(c.folder / "metrics.jsonl") if row["split"] == "left out"] for c in (config, both)
+    )
+    assert two == alone
+    assert 0 < len(two) < TRAIN.steps
+    assert all(text.startswith(key) for row in two for text in row["windows"])
+    same_runs(config.folder, both.folder)
 
 
 def _check_that_ranks_were_idle(world: Any, config: Config) -> None:
@@ -140,4 +236,4 @@ def _check_that_ranks_were_idle(world: Any, config: Config) -> None:
 def test_more_processes_than_sessions_are_refused(world: Any) -> None:
     rank = SimpleNamespace(num_processes=8, process_index=7, is_main_process=False, device=torch.device("cpu"))
     with pytest.raises(ValueError, match="4 sessions for 8 processes"):
-        _Loop(world.model(), world.data, ObjectiveConfig(), OptimConfig(), TRAIN, 0, None, "all", rank)  # type: ignore[arg-type]
+        _Loop(world.model(), world.data, ObjectiveConfig(), OptimConfig(), TRAIN, 0, None, "all", rank)

@@ -31,7 +31,7 @@ from foundation.objectives.contrastive import ContrastiveConfig
 from foundation.optim import OptimConfig
 from foundation.pretrain import claim_folder, pretrain
 from foundation.ranks import own_sessions
-from foundation.sampling import Batch, Window, WindowReader
+from foundation.sampling import Window, WindowReader
 from foundation.train import TrainConfig, _Loop, fit
 from foundation.training_data import spread
 
@@ -330,26 +330,12 @@ def test_another_config_in_the_same_folder_is_refused(synthetic_corpus: Corpus, 
 # -- losses that are not finite ---------------------------------------------------------------------------------------
 
 
-def _broken(monkeypatch: pytest.MonkeyPatch, is_broken: Callable[[Window], bool], value: float) -> None:
-    """Put a value that no recording can hold into the covariates of some windows, as a broken reader would."""
-    original = WindowReader.batch
-
-    def batch(self: WindowReader, chosen: list[Window]) -> Batch:
-        made = original(self, chosen)
-        for b, window in enumerate(made.windows):
-            if is_broken(window):
-                made.covariates[b, 0] = value
-        return made
-
-    monkeypatch.setattr(WindowReader, "batch", batch)
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_update_without_a_finite_loss_is_left_out_and_its_window_named(
-    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: float
+    world: Any, tmp_path: Path, break_windows: Callable[..., None], capsys: pytest.CaptureFixture[str], value: float
 ) -> None:
     key = world.corpus.ids[0]
-    _broken(monkeypatch, lambda w: w.recording_id == key and w.start_s < 40, value)
+    break_windows(lambda w: w.recording_id == key and w.start_s < 40, value)
     model = train_here(world, train=replace(QUICK, steps=12, val_every=6), folder=tmp_path)
     lines = rows(tmp_path / "metrics.jsonl")
     left_out = [line for line in lines if line["split"] == "left out"]
@@ -367,11 +353,11 @@ def test_an_update_without_a_finite_loss_is_left_out_and_its_window_named(
 
 
 def test_a_run_that_diverges_ends_and_keeps_its_last_checkpoint(
-    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Any, tmp_path: Path, break_windows: Callable[..., None]
 ) -> None:
     train = replace(QUICK, steps=40, val_every=2)
     train_here(world, train=replace(train, steps=2), folder=tmp_path)
-    _broken(monkeypatch, lambda w: True, float("nan"))
+    break_windows(lambda w: True, float("nan"))
     with pytest.raises(RunError, match=r"10 updates in a row, up to step 12, .* not finite; start again"):
         train_here(world, train=replace(train, val_every=20), folder=tmp_path)
     saved = last_checkpoint(tmp_path)
@@ -381,11 +367,11 @@ def test_a_run_that_diverges_ends_and_keeps_its_last_checkpoint(
 
 
 def test_a_validation_loss_that_is_not_finite_is_named_and_never_the_best(
-    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: Any, tmp_path: Path, break_windows: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = world.corpus.ids[1]
     held = {w.start_s for w in world.data.val[key]}
-    _broken(monkeypatch, lambda w: w.recording_id == key and w.start_s in held, float("nan"))
+    break_windows(lambda w: w.recording_id == key and w.start_s in held, float("nan"))
     train_here(world, folder=tmp_path)
     said = capsys.readouterr().err
     assert f"validation of {key}: " in said
@@ -426,7 +412,6 @@ def test_a_held_out_animal_has_no_influence(tmp_path: Path) -> None:
 
 def test_test_trials_have_no_influence(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every window that is read in training lies in a train or validation trial."""
-    from foundation.sampling import WindowReader
     from foundation.splits import ROLES, session_roles
 
     read: list[Window] = []

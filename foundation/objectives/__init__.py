@@ -99,4 +99,7 @@ def joint_loss(
     weights_of = sums.new_tensor([weight for weight, _ in tallies.values()])
     values = global_sums[:, 0] / global_sums[:, 1].clamp(min=1.0)
     terms = dict(zip(tallies, values.tolist()))
-    return LossTerms((weights_of * means).sum(), {"loss": float(weights_of @ values), **terms})
+    # The states stay in the graph: every rank has to join the collectives of the backward pass, whatever its windows
+    # leave to predict.
+    total = (weights_of * means).sum() + 0.0 * output.states.sum()
+    return LossTerms(total, {"loss": float(weights_of @ values), **terms})
