@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 
 from data_recipes.recipe import open_or_prepare
 from eval.held_out import evaluate
@@ -146,6 +147,7 @@ def start(work: Work, folder: Path, fault: str | None) -> list[int]:
 def _become_rank(rank: int, ranks: int, port: int, folder: Path, fault: str | None) -> None:
     """Make of a forked process a rank of a launch that says what it says into a file."""
     os.environ |= {"ACCELERATE_USE_CPU": "1"}
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the process that forked
     if ranks > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,40 @@ def world(synthetic_corpus: Corpus) -> World:
     reader = WindowReader(synthetic_corpus, channels, config.bin_size_s)
     data = training_data(reader, synthetic_corpus.ids, config.window_s, session_roles)
     return World(synthetic_corpus, config, channels, reader, data)
+
+
+@pytest.fixture(scope="session")
+def training_alone() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which pretraining ends with training: the prior and the fingerprints cost ten times as much."""
+
+    @contextmanager
+    def alone() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("learn_population", "learn_fingerprints"):
+                patch.setattr(f"foundation.pretrain.{name}", lambda *_, **__: None)
+            yield
+
+    return alone
+
+
+@pytest.fixture
+def only_training(training_alone: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """For tests that ask of nothing but training."""
+    with training_alone():
+        yield
+
+
+@pytest.fixture
+def forked() -> Callable[..., None]:
+    """`forked(do, folder, expected=0)` does something in two ranks forked from here, which costs no imports."""
+    from benchmarks.faults import Work, start, wait
+
+    def run(do: Callable[[Path], object], folder: Path, expected: int = 0) -> None:
+        folder.mkdir()
+        statuses = wait(start(Work("forked", do, lambda _: {}, 2), folder, None))
+        assert statuses == [expected, expected], (folder / "said.txt").read_text()[-3000:]
+
+    return run
 
 
 @pytest.fixture

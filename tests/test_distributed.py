@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +17,8 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from torch.distributed.tensor import DTensor
 
-from benchmarks.faults import Work, start, wait
 from foundation.channels import DataConfig
 from foundation.checkpoint import last_checkpoint, load_model, newest_checkpoint
 from foundation.config import Config, dump_config
@@ -35,6 +33,8 @@ from foundation.pretrain import pretrain
 from foundation.ranks import own_sessions
 from foundation.sampling import WindowSampler
 from foundation.train import TrainConfig, _Loop
+
+pytestmark = pytest.mark.usefixtures("only_training")
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = TrainConfig(
@@ -95,32 +95,12 @@ def close(a: FoundationModel, b: FoundationModel) -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _training_alone() -> Iterator[None]:
-    """What follows on the main rank, after training, is tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("learn_population", "learn_fingerprints"):
-            patch.setattr(f"foundation.pretrain.{name}", lambda *_, **__: None)
-        yield
-
-
-def forked(do: Callable[[Path], object], folder: Path, expected: int = 0) -> None:
-    """Do something in two ranks that are forked from here, which costs no imports."""
-
-    def as_rank(folder: Path) -> object:
-        AcceleratorState._reset_state(reset_partial_state=True)  # accelerate holds this process to be alone
-        return do(folder)
-
-    folder.mkdir()
-    statuses = wait(start(Work("forked", as_rank, lambda _: {}, 2), folder, None))
-    assert statuses == [expected, expected], (folder / "said.txt").read_text()[-3000:]
-
-
 @pytest.fixture(scope="module")
-def one(synthetic_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Config:
+def one(training_alone: Any, synthetic_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """The run of one process."""
     config = config_of(synthetic_corpus, tmp_path_factory.mktemp("one"))
-    pretrain(config)
+    with training_alone():
+        pretrain(config)
     return config
 
 
@@ -153,7 +133,9 @@ def test_two_processes_give_the_model_of_one(world: Any, one: Config, tmp_path: 
     _check_that_ranks_were_idle(world, one)
 
 
-def test_a_trunk_in_shards_gives_the_model_of_one_and_goes_on_with_one(one: Config, tmp_path: Path) -> None:
+def test_a_trunk_in_shards_gives_the_model_of_one_and_goes_on_with_one(
+    one: Config, tmp_path: Path, forked: Callable[..., None]
+) -> None:
     config = replace(one, out=str(tmp_path / "run"), train=replace(TRAIN, shard_trunk=True))
     update = _Loop.update
 
@@ -184,7 +166,9 @@ def test_a_trunk_in_shards_gives_the_model_of_one_and_goes_on_with_one(one: Conf
     same_runs(one.folder, tmp_path / "alone")
 
 
-def test_spikes_alone_and_a_rank_without_a_window(synthetic_corpus: Corpus, tmp_path: Path) -> None:
+def test_spikes_alone_and_a_rank_without_a_window(
+    synthetic_corpus: Corpus, tmp_path: Path, forked: Callable[..., None]
+) -> None:
     """Nothing but the Poisson loss, which such a rank has nothing for: it joins all the same."""
     config = config_of(synthetic_corpus, tmp_path / "one")
     masking = MaskingConfig(schemes={"neural": 1.0})
@@ -196,7 +180,7 @@ def test_spikes_alone_and_a_rank_without_a_window(synthetic_corpus: Corpus, tmp_
 
 
 def test_a_window_of_one_rank_that_breaks_an_update_is_named_by_all(
-    one: Config, tmp_path: Path, break_windows: Callable[..., None]
+    one: Config, tmp_path: Path, break_windows: Callable[..., None], forked: Callable[..., None]
 ) -> None:
     key = "synthetic/animal01_0"
     break_windows(lambda w: w.recording_id == key and w.start_s < 40, float("nan"))

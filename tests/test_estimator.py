@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import runpy
-import socket
-import subprocess
-import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +25,6 @@ from foundation.estimator import ContrastiveEmbedding, Head
 from foundation.tensor_file import read_tensors, write_tensors
 
 SMALL: dict[str, Any] = {"max_iterations": 6, "batch_size": 32, "output_dimension": 3, "receptive_field": 4}
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @parametrize_with_checks(
@@ -533,45 +528,22 @@ def test_a_tampered_header_is_refused_without_memory(name: str, value: Any, tmp_
         ContrastiveEmbedding.load(path)
 
 
-LAUNCHED = """
-import sys
-import numpy as np
-from foundation.estimator import ContrastiveEmbedding, Head
-
-heads = [Head("behavior"), Head("time"), Head("rank"), Head("clip")]
-rng = np.random.default_rng(0)
-labels = [np.cumsum(rng.normal(0, 0.1, (100, 2)), axis=0) for _ in range(2)]
-counts = [rng.poisson(np.exp(y @ rng.normal(size=(2, n)))).astype(np.float32) for n, y in zip((5, 6), labels)]
-options = {"max_iterations": 12, "learning_rate": 1e-2, "batch_size": 32, "output_dimension": 3, "receptive_field": 4}
-for negatives in ("all", "session"):
-    model = ContrastiveEmbedding(heads, **options, negatives=negatives, learn_temperature=True)
-    model.fit(counts, labels)
-    model.save(f"{sys.argv[1]}/{negatives}")
-"""
+def _fit_both(folder: Path) -> None:
+    """Two models, of four heads on two sessions."""
+    heads = [Head("behavior"), Head("time"), Head("rank"), Head("clip")]
+    rng = np.random.default_rng(0)
+    labels = [np.cumsum(rng.normal(0, 0.1, (100, 2)), axis=0) for _ in range(2)]
+    counts = [rng.poisson(np.exp(y @ rng.normal(size=(2, n)))).astype(np.float32) for n, y in zip((5, 6), labels)]
+    options = SMALL | {"max_iterations": 12, "learning_rate": 1e-2, "learn_temperature": True}
+    for negatives in ("all", "session"):
+        ContrastiveEmbedding(heads, **options, negatives=negatives).fit(counts, labels).save(folder / negatives)
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(LAUNCHED)
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", port]
+def test_two_processes_train_as_one(tmp_path: Path, forked: Callable[..., None]) -> None:
     (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "one")])
-    runpy.run_path(str(script))
-    done = subprocess.run(
-        [sys.executable, *launch, str(script), str(tmp_path / "two")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    _fit_both(tmp_path / "one")
+    forked(_fit_both, tmp_path / "two")
     for negatives in ("all", "session"):
         one, two = (ContrastiveEmbedding.load(tmp_path / name / negatives) for name in ("one", "two"))
         np.testing.assert_allclose(two.loss_, one.loss_, atol=1e-4)

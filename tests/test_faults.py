@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import cut_short
-
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.faults import compare, cut_short, training
+from foundation.corpus import Corpus
 
 
 @pytest.mark.slow
-def test_training_of_two_processes_goes_on_after_kills() -> None:
-    command = [sys.executable, "-m", "benchmarks.faults", "--kills", "2", "--processes", "2"]
-    command += ["--seed", "1"]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert [one["processes"] for one in found] == [2]
-    assert sum(found[0]["faults"].values()) >= 2
+def test_training_of_two_processes_goes_on_after_kills(synthetic_corpus: Corpus, only_training: None) -> None:
+    found = compare(training(synthetic_corpus, 2), 2, 1)  # raises where the end is not the same
+    assert found["processes"] == 2
+    assert sum(found["faults"].values()) >= 2
 
 
 def test_a_power_cut_shortens_the_newest_files(tmp_path: Path) -> None:

@@ -193,13 +193,15 @@ STOPPED: dict[str, Any] = {"model": replace(SMALL, dropout=0.2), "train": replac
 
 
 @pytest.fixture(scope="module")
-def whole(synthetic_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(training_alone: Any, synthetic_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nobody stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    pretrain(config_of(synthetic_corpus, folder, **STOPPED))
+    with training_alone():
+        pretrain(config_of(synthetic_corpus, folder, **STOPPED))
     return folder
 
 
+@pytest.mark.usefixtures("only_training")
 @pytest.mark.parametrize("stop", [0, 5, 9])
 def test_a_stopped_run_goes_on_as_if_it_had_not(
     synthetic_corpus: Corpus, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
@@ -232,6 +234,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
         assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(here, there))
 
 
+@pytest.mark.usefixtures("only_training")
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [4, 5])
 def test_sigterm_saves_and_ends_and_the_run_goes_on_as_if_it_had_not(
@@ -306,6 +309,7 @@ def test_a_lost_best_checkpoint_is_replaced_by_the_next_best(world: Any, tmp_pat
     assert found.best_step == 8
 
 
+@pytest.mark.usefixtures("only_training")
 def test_another_config_in_the_same_folder_is_refused(synthetic_corpus: Corpus, tmp_path: Path) -> None:
     config = config_of(synthetic_corpus, tmp_path / "run")
     pretrain(config)
@@ -402,6 +406,11 @@ def test_a_held_out_animal_has_no_influence(tmp_path: Path) -> None:
         assert config.data.held_out == ["animal02"]
         models.append(FoundationModel.from_pretrained(pretrain(config)))
     assert same_tensors(*models)
+    assert all(torch.equal(models[0].population[name], value) for name, value in models[1].population.items())
+    for key, arrays in models[1].readouts.items():
+        assert all(torch.equal(models[0].readouts[key][name], value) for name, value in arrays.items())
+    assert all("fingerprint" in arrays for arrays in models[1].readouts.values())
+    assert models[1].population
     for model in models:
         assert model.provenance["pretraining_subjects"] == ["animal00", "animal01"]
         assert set(model.adapters.sessions["subject_id"]) == {"animal00", "animal01"}
