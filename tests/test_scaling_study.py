@@ -86,6 +86,15 @@ def test_selections_are_the_nearest_and_as_much_at_random(corpus: Corpus) -> Non
     assert random[0].recordings != random[1].recordings
 
 
+def test_held_out_sessions_of_known_animals_are_in_no_run(corpus: Corpus) -> None:
+    config = base(corpus)
+    config.data.held_out_sessions = ["synthetic/animal01_1"]
+    usual = plan(Config(sizes=[1, 2, 3], control_sessions=0), base(corpus), corpus)
+    assert any("synthetic/animal01_1" in run.recordings for run in usual)
+    runs = plan(Config(sizes=[1, 2, 3], control_sessions=4), config, corpus)
+    assert not any("synthetic/animal01_1" in run.recordings for run in runs)
+
+
 def test_what_cannot_be_planned_is_refused(corpus: Corpus) -> None:
     with pytest.raises(ValueError, match=r"sizes \[1, 2, 5\] of 4 animals"):
         plan(Config(sizes=[1, 2, 5]), base(corpus), corpus)

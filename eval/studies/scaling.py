@@ -24,7 +24,7 @@ from eval.scaling import MIN_SIZES, Scaling, scaling_table, scalings
 from eval.session_selection import data_amounts, select_sessions, session_distances, unit_profiles
 from eval.statistics import Interval
 from eval.studies.study import Figure, Findings, Table
-from foundation.channels import pretraining_subjects
+from foundation.channels import pretraining_corpus
 from foundation.checkpoint import load_model
 from foundation.config import Config as RunConfig
 from foundation.config import load_config
@@ -115,7 +115,8 @@ def plan(config: Config, base: RunConfig, corpus: Corpus) -> list[Run]:
     held = base.data.held_out
     if not held:
         raise ValueError(f"{config.run}: data.held_out is empty; list the animals that the runs are evaluated on")
-    animals = pretraining_subjects(corpus, base.data)
+    candidates = pretraining_corpus(corpus, base.data).ids
+    animals = sorted({corpus.subjects[key] for key in candidates})
     sizes = sorted(set(config.sizes))
     if len(sizes) < MIN_SIZES or sizes[0] < 1 or sizes[-1] > len(animals) or not config.seeds:
         raise ValueError(
@@ -126,12 +127,11 @@ def plan(config: Config, base: RunConfig, corpus: Corpus) -> list[Run]:
     for seed in config.seeds:
         order = np.random.default_rng([seed, 11]).permutation(animals).tolist()
         for size in sizes:
-            chosen = tuple(key for key in corpus.ids if corpus.subjects[key] in order[:size])
+            chosen = tuple(key for key in candidates if corpus.subjects[key] in order[:size])
             runs.append(Run(f"{size}-animals-s{seed}", seed, "", chosen))
     if not config.control_sessions:
         return runs
     targets = [key for key in corpus.ids if corpus.subjects[key] in held]
-    candidates = [key for key in corpus.ids if corpus.subjects[key] in animals]
     split, fold = base.data.split, base.data.fold
     profiles = unit_profiles(corpus, [*targets, *candidates], bin_size_s=base.data.bin_size_s, split=split, fold=fold)
     selection = select_sessions(
