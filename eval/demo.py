@@ -9,6 +9,7 @@ from data_recipes.recipe import open_or_prepare
 from eval.held_out import evaluate
 from eval.report import write_report
 from eval.results import read_results
+from eval.summary import summary_lines
 from foundation.checkpoint import load_model
 from foundation.config import load_config
 from foundation.corpus import Corpus
@@ -19,14 +20,6 @@ NUM_ANIMALS, NUM_UNITS, NUM_TRIALS = 8, 36, 150
 # What fits into three minutes; `foundation evaluate` also predicts units within and across regions.
 TASKS = ["encode", "cosmooth", "forecast", "choice", "choice_t"]
 TASKS += ["decode_wheel_speed", "decode_whisker_energy", "region"]
-HEADLINES = (
-    ("encode E2", "bps"),
-    ("cosmooth b", "bps"),
-    ("forecast", "bps"),
-    ("choice", "auc"),
-    ("decode_wheel_speed acausal", "r2"),
-    ("decode_whisker_energy acausal", "r2"),
-)
 
 
 def demo(config_path: str, overrides: list[str]) -> Path:
@@ -67,30 +60,6 @@ def demo(config_path: str, overrides: list[str]) -> Path:
     evaluate([adapted], corpus, config.data.held_out, results, tasks=TASKS, baselines="quick")
     page = write_report(config.folder, results, config.folder / "report.html")
     say("done")
-    _summary(results)
+    print("\n".join(summary_lines(read_results(results)[0])))
     print(f"report: {page}")
     return page
-
-
-def _summary(results: Path) -> None:
-    """Print the headline of each task: pretrained, from scratch, strongest baseline, null."""
-    table, _ = read_results(results)
-    print(f"{'task':44s}{'metric':10s}{'pretrained':>12s}{'scratch':>12s}{'baseline':>12s}{'null':>12s}")
-    for task, metric in HEADLINES:
-        rows = table[(table["task"] == task) & (table["metric"] == metric)]
-        mine, scratch = (rows[rows["model"].str.endswith(f"/{track}")] for track in ("adapter", "scratch"))
-        if len(mine):
-            columns = [mine["value"], scratch["value"], mine["baseline_value"], mine["null_value"]]
-            _line(task, metric, [float(column.mean()) for column in columns])
-    regions = table[table["task"].str.startswith("region") & (table["metric"] == "macro_f1")]
-    # Of animals never seen, unit by unit.
-    regions = regions[~regions["task"].str.contains("transductive|multi-unit")]
-    rows = regions[regions["model"].str.endswith("/adapter")]
-    for task in dict.fromkeys(rows["task"]):
-        part = rows[rows["task"] == task]
-        values = [float(part[name].mean()) for name in ("value", "baseline_value", "null_value")]
-        _line(str(task), "macro-F1", [values[0], float("nan"), *values[1:]])
-
-
-def _line(task: str, metric: str, values: list[float]) -> None:
-    print(f"{task:44.44s}{metric:10s}" + "".join(f"{'-' if v != v else format(v, '.3f'):>12s}" for v in values))

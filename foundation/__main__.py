@@ -169,6 +169,8 @@ def _embed(a: argparse.Namespace, overrides: list[str]) -> None:
 
 def _evaluate(a: argparse.Namespace, overrides: list[str]) -> None:
     from eval.held_out import evaluate
+    from eval.results import read_results
+    from eval.summary import summary_lines
     from foundation.mixture import open_corpora
 
     _quiet()
@@ -193,7 +195,8 @@ def _evaluate(a: argparse.Namespace, overrides: list[str]) -> None:
         baselines=a.baselines,
         force=a.force,
     )
-    print(f"results: {a.out}/results.parquet")
+    print("\n".join(summary_lines(read_results(Path(a.out))[0])))
+    print(f"results: {a.out}/results.parquet; `foundation report {a.out} --out page.html` makes the page")
 
 
 def _evaluate_suite(a: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""What the README shows must exist: its commands parse, its files are there, its Python runs."""
+"""What the README and docs/ show must exist: commands parse, files are there, Python runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from foundation.corpus import Corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", page, flags=re.DOTALL)]
 COMMANDS = [
     line.split("#")[0].strip()
     for _, block in BLOCKS
