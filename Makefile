@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python -m
 
-.PHONY: setup demo test test-gpu lint clean
+.PHONY: setup demo test test-gpu docs clean
 
 setup: $(VENV)/.ready
 
@@ -24,5 +24,9 @@ test: setup
 test-gpu: setup
 	$(RUN) pytest -m gpu
 
+docs: setup
+	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(VENV)/bin/uv pip install -q --python $(VENV)/bin/python -c constraints.txt -e ".[docs]"
+	$(RUN) mkdocs build
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from foundation.corpus import Corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [README, *(path.read_text().replace("\\\n", "") for path in sorted((ROOT / "docs").glob("*.md")))]
 BLOCKS = [block for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", page, flags=re.DOTALL)]
 COMMANDS = [
     line.split("#")[0].strip()
@@ -47,6 +48,17 @@ def test_python_compiles_and_its_imports_exist(code: str) -> None:
     for line in code.splitlines():
         if line.startswith(("from ", "import ")):
             exec(line, {})
+
+
+def test_the_api_page_names_what_exists() -> None:
+    names = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs/api.md").read_text(), flags=re.MULTILINE)
+    assert len(names) > 10
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        if (ROOT / name.replace(".", "/")).with_suffix(".py").exists() or (ROOT / name.replace(".", "/")).is_dir():
+            assert import_module(name).__doc__
+        else:
+            assert getattr(import_module(module), attribute).__doc__
 
 
 def test_set_up_is_two_commands() -> None:

@@ -14,7 +14,8 @@ from eval.results import read_results
 from foundation.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), flags=re.DOTALL)
+PAGE = (ROOT / "docs/tutorial.md").read_text().replace("\\\n", "")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, flags=re.DOTALL)
 FILES = ("T264_2021_01_14", "X046_2019_09_23", "X062_2020_03_19")
 FEWER = {
     "train": ["train.steps=20", "train.windows_per_step=16", "train.val_windows=32"],
