@@ -6,7 +6,7 @@ and predicting spikes, are elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -161,19 +161,20 @@ class TraceInputs:
         train: `(R,)` bool: rows to fit on.
         val: `(R,)` bool.
         time: `(R, 8)` bumps over the time in trial.
-        lagged: `(R, W * U)` square roots of counts in lag windows and of running counts, standardized.
+        neural: `(R, W * U + 8)` what a decoder may know: square roots of counts in lag windows and of running counts,
+            standardized, and the time with three times the prior standard deviation.
     """
 
     target: np.ndarray
     train: np.ndarray
     val: np.ndarray
     time: np.ndarray
-    lagged: np.ndarray
+    neural: np.ndarray
 
     @property
-    def neural(self) -> np.ndarray:
-        """What a decoder may know: `lagged`, and the time with three times the prior standard deviation."""
-        return np.concatenate([self.lagged, 3 * self.time], axis=1)
+    def lagged(self) -> np.ndarray:
+        """`neural` without the time, `(R, W * U)`."""
+        return self.neural[:, : -self.time.shape[1]]
 
 
 def trace_inputs(view: SessionView, name: str, *, causal: bool) -> TraceInputs:
@@ -181,8 +182,13 @@ def trace_inputs(view: SessionView, name: str, *, causal: bool) -> TraceInputs:
     behavior = view.row_covariates[name]
     train, val = view.rows_in("train") & behavior.observed, view.rows_in("val") & behavior.observed
     time = hats(view.time_s, np.linspace(view.bin_size_s, float(view.time_s[train].max()), 8))
-    lagged = standardize(_lagged_counts(view, causal), train)
-    return TraceInputs(behavior.values[:, 0].astype(float), train, val, time, lagged)
+    num_rows, num_units = view.counts.shape
+    neural = np.empty((num_rows, num_windows(causal) * num_units + time.shape[1]))
+    # Window by window: of many units, all windows are the largest array of an evaluation, and hold no second copy.
+    for w, block in enumerate(_lagged_counts(view, causal)):
+        neural[:, w * num_units : (w + 1) * num_units] = standardize(block, train)
+    neural[:, -time.shape[1] :] = 3 * time
+    return TraceInputs(behavior.values[:, 0].astype(float), train, val, time, neural)
 
 
 def trace_fits(view: SessionView, name: str, *, causal: bool) -> dict[str, ScalarFit]:
@@ -224,23 +230,30 @@ def trace_fit(view: SessionView, name: str, *, causal: bool) -> ScalarFit:
     return ridge(inputs.neural, inputs.target, inputs.train, inputs.val)
 
 
-def _lagged_counts(view: SessionView, causal: bool) -> np.ndarray:
-    """Square roots of counts in W lag windows and of running counts, `(R, W * U)`; acausal: also ahead, to its end."""
+def num_windows(causal: bool) -> int:
+    """Blocks of `_lagged_counts`."""
+    return len(EVIDENCE_WINDOWS) + 2 if causal else 2 * len(EVIDENCE_WINDOWS) + 2
+
+
+def _lagged_counts(view: SessionView, causal: bool) -> Iterator[np.ndarray]:
+    """Square roots of counts in lag windows and of running counts, `(R, U)` each; acausal: also ahead, to its end."""
     first = view.first_row()[view.trial]
     counts = view.counts.astype(float)
     scale = 0.02 / view.bin_size_s
     spans = [(round(a * scale), max(round((b + 1) * scale) - 1, round(a * scale))) for a, b in EVIDENCE_WINDOWS]
-    columns = [np.sqrt(window_sum(counts, first, a, b)) for a, b in spans]
+    for a, b in spans:
+        yield np.sqrt(window_sum(counts, first, a, b))
     running = window_sum(counts, first, 0, len(counts))
-    columns += [np.sqrt(running), running]
+    yield np.sqrt(running)
+    yield running
     if not causal:
         # Reversed, the rows of a trial run from its end; its first row is then the one of its last bin.
         back = counts[::-1]
         last = first + view.num_bins[view.trial] - 1
         back_first = (len(counts) - 1 - last)[::-1]
-        columns += [np.sqrt(window_sum(back, back_first, a, b))[::-1] for a, b in spans[1:]]
-        columns.append(np.sqrt(window_sum(back, back_first, 0, len(counts)))[::-1])
-    return np.concatenate(columns, axis=1)
+        for a, b in spans[1:]:
+            yield np.sqrt(window_sum(back, back_first, a, b))[::-1]
+        yield np.sqrt(window_sum(back, back_first, 0, len(counts)))[::-1]
 
 
 def _lagged_factors(view: SessionView, factors: np.ndarray, causal: bool) -> np.ndarray:

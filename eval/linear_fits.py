@@ -85,7 +85,8 @@ def ridge(
         penalties: Grid.
     """
     center, mean = features[train].mean(axis=0), float(target[train].mean())
-    x, y = features[train] - center, target[train] - mean
+    x, y = features[train], target[train] - mean
+    x -= center  # in place: with many units this is the largest array but one
     values, vectors = scipy.linalg.eigh(x.T @ x)
     rotated = vectors.T @ (x.T @ y)
     fits = []
@@ -94,4 +95,5 @@ def ridge(
         error = (features[val] - center) @ w + mean - target[val]
         fits.append((float(np.mean(error**2)), w))
     loss, w = min(fits, key=lambda fit: fit[0])
+    del x
     return ScalarFit((features - center) @ w + mean, loss)
