@@ -8,6 +8,7 @@ vectors, and does not write files.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,6 +81,7 @@ def probe_regions(
     test_subjects: Sequence[str] | None = None,
     thorough: bool = True,
     seed: int = 0,
+    seen: dict[str, Found] | None = None,
 ) -> RegionResult:
     """Probe unit vectors for their region, with every control of protocol section 4.
 
@@ -99,6 +101,7 @@ def probe_regions(
             of `features` alone. Controls never get the network, a forest being as free and cheaper; known animals no
             forest.
         seed: Of forests and resampling. The order of units is drawn from the recording id alone.
+        seen: Answers of earlier calls; those of inputs that are the same here are taken from it, new ones are added.
 
     Returns:
         Scores of the inputs `features`, each baseline, `rate only`, `depth only` (along the probe, where the tables
@@ -136,46 +139,115 @@ def probe_regions(
             "units each; give other groups"
         )
     places = _places(units)
-    predictions, scores, confusion = {}, [], {}
-    controls = set(inputs) - {"features", *(baselines or {})}
-    for input_name, features in inputs.items():
+    seen = {} if seen is None else seen
+    scores: list[dict[str, Any]] = []
+    leaks: list[pd.DataFrame] = []
+    predictions: dict[tuple[str, str, str], RegionPrediction] = {}
+    confusion: dict[tuple[str, str, str, str], pd.DataFrame] = {}
+    for name, features in inputs.items():
         probed = replace(table, features=features)
-        for probe_name, fit in PROBES.items():
-            is_control = input_name in controls
-            if (probe_name == "mlp" and (is_control or not thorough)) or (
-                probe_name == "forest" and is_control and not thorough
-            ):
-                continue
-            known: Answers = {}
-            for protocol in dict.fromkeys(fold.protocol for fold in folds):
-                if protocol == "transductive" and (probe_name == "forest" or input_name.endswith("index")):
-                    continue
-                mine = [fold for fold in folds if fold.protocol == protocol]
-                if protocol == "transductive":
-                    prediction = predict_known_animals(probed, mine[0].classes, fit, seed)
-                else:
-                    prediction = predict_folds(probed, mine, fit, seed, known)
-                predictions[protocol, input_name, probe_name] = prediction
-                readings: dict[str, Pooling | None] = {"single": None}
-                # A known animal's neighbors were predicted by fits that knew the unit: they would give its label back.
-                if places and protocol != "transductive":
-                    readings["multi"] = pooling(prediction, places)
-                for reading, pool in readings.items():
-                    for row, counts in score_folds(prediction, table, mine, seed, pool):
-                        row |= {"input": input_name, "probe": probe_name, "reading": reading}
-                        row["held_out"] = train_subjects is None or row["subject"] not in train_subjects
-                        scores.append(row)
-                        if reading == "single":
-                            confusion[protocol, str(row["subject"]), input_name, probe_name] = counts
+        is_control, is_index = name not in {"features", *(baselines or {})}, name.endswith("index")
+        asked = Asked(
+            folds=tuple(folds),
+            protocols={probe: _protocols(probe, folds, is_control, is_index, thorough) for probe in PROBES},
+            is_metered=name == "features" or (thorough and not is_index),
+            train_subjects=None if train_subjects is None else tuple(train_subjects),
+            seed=seed,
+        )
+        key = _digest(probed, asked, places)
+        if key not in seen:
+            seen[key] = probe_input(probed, asked, places)
+        found = seen[key]
+        scores += [row | {"input": name} for row in found.scores]
+        leaks += [found.leaks.assign(input=name)] if asked.is_metered else []
+        predictions |= {(protocol, name, probe): made for (protocol, probe), made in found.predictions.items()}
+        confusion |= {
+            (protocol, who, name, probe): counts for (protocol, who, probe), counts in found.confusion.items()
+        }
     first = ["protocol", "group", "subject", "input", "probe", "reading"]
     frame = pd.DataFrame(scores)
     frame = frame[first + [column for column in frame if column not in first]]
-    leaks = [
-        session_identity(replace(table, features=features), seed).assign(input=name)
-        for name, features in inputs.items()
-        if name == "features" or (thorough and not name.endswith("index"))
-    ]
     return RegionResult(frame, pd.concat(leaks, ignore_index=True), predictions, confusion)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of one input.
+
+    Attributes:
+        folds: Who is trained on and who tested, of all protocols.
+        protocols: Of each probe of `PROBES`; none leaves it out.
+        is_metered: How well two sessions are told apart, too.
+        train_subjects: As for `probe_regions`.
+        seed: Of forests and resampling.
+    """
+
+    folds: tuple[Fold, ...]
+    protocols: Mapping[str, tuple[str, ...]]
+    is_metered: bool
+    train_subjects: tuple[str, ...] | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one input answers: `scores`, `predictions` and so on as in `RegionResult`, without the input's name."""
+
+    scores: list[dict[str, Any]]
+    leaks: pd.DataFrame
+    predictions: dict[tuple[str, str], RegionPrediction]
+    confusion: dict[tuple[str, str, str], pd.DataFrame]
+
+
+def _protocols(probe: str, folds: Sequence[Fold], is_control: bool, is_index: bool, thorough: bool) -> tuple[str, ...]:
+    """What a probe is asked of an input; the cost of the networks and forests that would tell nothing is saved."""
+    if (probe == "mlp" and (is_control or not thorough)) or (probe == "forest" and is_control and not thorough):
+        return ()
+    protocols = dict.fromkeys(fold.protocol for fold in folds)
+    return tuple(p for p in protocols if p != "transductive" or not (probe == "forest" or is_index))
+
+
+def _digest(table: ProbeTable, asked: Asked, places: Mapping[tuple[str, int], tuple[float, str]]) -> str:
+    """Of everything that the answer depends on."""
+    rows = [names.tolist() for names in (table.region, table.subject, table.session, table.unit)]
+    told = hashlib.sha256(repr((asked, sorted(places.items()), rows, table.features.shape)).encode())
+    told.update(np.ascontiguousarray(table.features, dtype=np.float64).tobytes())
+    return told.hexdigest()
+
+
+def probe_input(table: ProbeTable, asked: Asked, places: Mapping[tuple[str, int], tuple[float, str]]) -> Found:
+    """All answers of one input.
+
+    Args:
+        table: Its features, and regions.
+        asked: Of it.
+        places: Depth in um and probe of each (session name, unit); empty where not known.
+    """
+    seed = asked.seed
+    scores: list[dict[str, Any]] = []
+    predictions: dict[tuple[str, str], RegionPrediction] = {}
+    confusion: dict[tuple[str, str, str], pd.DataFrame] = {}
+    for probe, protocols in asked.protocols.items():
+        known: Answers = {}
+        for protocol in protocols:
+            mine = [fold for fold in asked.folds if fold.protocol == protocol]
+            if protocol == "transductive":
+                prediction = predict_known_animals(table, mine[0].classes, PROBES[probe], seed)
+            else:
+                prediction = predict_folds(table, mine, PROBES[probe], seed, known)
+            predictions[protocol, probe] = prediction
+            readings: dict[str, Pooling | None] = {"single": None}
+            # A known animal's neighbors were predicted by fits that knew the unit: they would give its label back.
+            if places and protocol != "transductive":
+                readings["multi"] = pooling(prediction, places)
+            for reading, pool in readings.items():
+                for row, counts in score_folds(prediction, table, mine, seed, pool):
+                    row |= {"probe": probe, "reading": reading}
+                    row["held_out"] = asked.train_subjects is None or row["subject"] not in asked.train_subjects
+                    scores.append(row)
+                    if reading == "single":
+                        confusion[protocol, str(row["subject"]), probe] = counts
+    return Found(scores, session_identity(table, seed) if asked.is_metered else pd.DataFrame(), predictions, confusion)
 
 
 # Classes, sessions, units and probabilities `(M, K)` of the test units, by what a fold trains, tests and tells apart.

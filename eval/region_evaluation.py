@@ -19,7 +19,7 @@ import pandas as pd
 from data_recipes.regions import known_regions
 from eval.adapted import Adapted
 from eval.examples import ConfusionExample
-from eval.probes import NoFoldError, RegionResult, probe_regions
+from eval.probes import Found, NoFoldError, RegionResult, probe_regions
 from eval.results import ResultRow
 from eval.unit_features import rate_only, unit_features
 from foundation.checkpoint import load_model
@@ -89,9 +89,11 @@ def region_rows(
     """
     rows: dict[tuple[object, ...], ResultRow] = {}
     confusions: list[ConfusionExample] = []
+    # Baselines and controls are the same for all seeds.
+    seen: dict[str, Found] = {}
     for family, runs in families.items():
         for path, group in runs.items():
-            found, drawn = _of_one_run(group, corpus, path, every_animal, columns, thorough)
+            found, drawn = _of_one_run(group, corpus, path, every_animal, columns, thorough, seen)
             for row in found:
                 if row.subject != "all" or len(runs) == 1:
                     rows.setdefault(row.key, row)
@@ -104,7 +106,13 @@ def region_rows(
 
 
 def _of_one_run(
-    group: list[Adapted], corpus: Corpus, path: str, every_animal: bool, columns: Sequence[str], thorough: bool
+    group: list[Adapted],
+    corpus: Corpus,
+    path: str,
+    every_animal: bool,
+    columns: Sequence[str],
+    thorough: bool,
+    seen: dict[str, Found],
 ) -> tuple[list[ResultRow], list[ConfusionExample]]:
     """Rows and confusions of the animals that were adapted from one pretrained run."""
     pretrained = load_model(path)
@@ -127,7 +135,7 @@ def _of_one_run(
             for key, table in units.items()
             if column in table
         }
-        found = _probed({key: owner[key] for key in known}, known, corpus, pretrained, test_subjects, thorough)
+        found = _probed({key: owner[key] for key in known}, known, corpus, pretrained, test_subjects, thorough, seen)
         if found is not None:
             datasets = {corpus.subjects[key]: key.split("/")[0] for key in known}
             rows += _rows(found.scores, column, first, datasets) + _leak_rows(
@@ -144,6 +152,7 @@ def _probed(
     pretrained: FoundationModel,
     test_subjects: list[str] | None,
     thorough: bool,
+    seen: dict[str, Found],
 ) -> RegionResult | None:
     """The probe on the recordings that have labels; None where there are no two classes, or no animal to leave out."""
     labelled = {key for key, table in units.items() if (table["region"] != "").any()}
@@ -166,6 +175,7 @@ def _probed(
             train_subjects=pretrained.provenance["pretraining_subjects"],
             test_subjects=test_subjects,
             thorough=thorough,
+            seen=seen,
         )
     except NoFoldError as error:
         # The other tasks need no classes of units.

@@ -13,6 +13,7 @@ from eval import probes
 from eval.probe_fits import fit_forest, fit_logistic, fit_mlp
 from eval.probe_table import ProbeTable, derive_groups, group_folds, probe_table
 from eval.probes import (
+    Found,
     pooling,
     predict_folds,
     predict_known_animals,
@@ -348,6 +349,35 @@ def test_the_null_of_neighbors_is_as_wide_as_what_they_share():
         above.append(row["macro_f1"] > row["null_95"])
         assert row["num_units"] == 60
     assert np.mean(above) < 0.11
+
+
+def test_inputs_that_were_seen_are_not_fitted_again(monkeypatch: pytest.MonkeyPatch):
+    """As the baselines of several seeds; what they answer is the same as by a fit."""
+    vectors, units, rates = planted()
+    others = {"statistics": {key: value[:, :2] for key, value in vectors.items()}}
+    moved = {key: value + 1 for key, value in vectors.items()}
+    seen: dict[str, Found] = {}
+    options = {"rates": rates, "baselines": others, "seen": seen}
+    first = probe_regions(vectors, units, SESSIONS, **options)
+    fresh = probe_regions(moved, units, SESSIONS, rates=rates, baselines=others)
+    fitted: list[int] = []
+
+    def counting(train: ProbeTable, seed: int):
+        fitted.append(train.features.shape[1])
+        return fit_logistic(train, seed)
+
+    monkeypatch.setattr(probes, "PROBES", {"logistic": counting})
+    again = probe_regions(vectors, units, SESSIONS, **options)
+    assert not fitted
+    pd.testing.assert_frame_equal(again.scores, first.scores)
+    pd.testing.assert_frame_equal(again.session_identity, first.session_identity)
+    other = probe_regions(moved, units, SESSIONS, **options)
+    pd.testing.assert_frame_equal(other.scores, fresh.scores)
+    assert set(fitted) == {vectors["set/A_0"].shape[1]}
+    count = len(seen)
+    units["set/A_0"]["region"] = units["set/A_0"]["region"].to_numpy()[::-1]
+    probe_regions(vectors, units, SESSIONS, **options)
+    assert len(seen) > count
 
 
 def test_errors_name_the_recording_and_the_cure():
