@@ -483,6 +483,14 @@ def losses_and_gradients(world: Any, device: str, precision: torch.dtype) -> tup
     return list(losses.terms.values()), torch.cat(gradients)
 
 
+def test_bf16_gives_the_losses_and_gradients_of_fp32_within_a_bound(world: Any) -> None:
+    """The bound that docs/objective.md states; the gradient of one batch, as a vector."""
+    losses, gradient = losses_and_gradients(world, "cpu", torch.float32)
+    half, other = losses_and_gradients(world, "cpu", torch.bfloat16)
+    np.testing.assert_allclose(half, losses, rtol=0.01)
+    assert float((gradient - other).norm() / gradient.norm()) < 0.01
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)])
