@@ -6,8 +6,9 @@ and predicting spikes, are elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -183,10 +184,11 @@ def trace_inputs(view: SessionView, name: str, *, causal: bool) -> TraceInputs:
     train, val = view.rows_in("train") & behavior.observed, view.rows_in("val") & behavior.observed
     time = hats(view.time_s, np.linspace(view.bin_size_s, float(view.time_s[train].max()), 8))
     num_rows, num_units = view.counts.shape
-    neural = np.empty((num_rows, num_windows(causal) * num_units + time.shape[1]))
-    # Window by window: of many units, all windows are the largest array of an evaluation, and hold no second copy.
-    for w, block in enumerate(_lagged_counts(view, causal)):
-        neural[:, w * num_units : (w + 1) * num_units] = standardize(block, train)
+    windows = _lag_windows(view, causal)
+    neural = np.empty((num_rows, len(windows) * num_units + time.shape[1]))
+    # One by one: of many units they are the largest array of an evaluation, of which there should be no second copy.
+    for w, window in enumerate(windows):
+        neural[:, w * num_units : (w + 1) * num_units] = standardize(window(), train)
     neural[:, -time.shape[1] :] = 3 * time
     return TraceInputs(behavior.values[:, 0].astype(float), train, val, time, neural)
 
@@ -230,30 +232,32 @@ def trace_fit(view: SessionView, name: str, *, causal: bool) -> ScalarFit:
     return ridge(inputs.neural, inputs.target, inputs.train, inputs.val)
 
 
-def num_windows(causal: bool) -> int:
-    """Blocks of `_lagged_counts`."""
-    return len(EVIDENCE_WINDOWS) + 2 if causal else 2 * len(EVIDENCE_WINDOWS) + 2
+def _lag_windows(view: SessionView, causal: bool) -> list[Callable[[], np.ndarray]]:
+    """Square roots of counts in lag windows and of running counts, `(R, U)` each; acausal: also ahead, to its end.
 
-
-def _lagged_counts(view: SessionView, causal: bool) -> Iterator[np.ndarray]:
-    """Square roots of counts in lag windows and of running counts, `(R, U)` each; acausal: also ahead, to its end."""
+    Made one at a time, as all of them are large.
+    """
     first = view.first_row()[view.trial]
     counts = view.counts.astype(float)
+    end = len(counts)
     scale = 0.02 / view.bin_size_s
     spans = [(round(a * scale), max(round((b + 1) * scale) - 1, round(a * scale))) for a, b in EVIDENCE_WINDOWS]
-    for a, b in spans:
-        yield np.sqrt(window_sum(counts, first, a, b))
-    running = window_sum(counts, first, 0, len(counts))
-    yield np.sqrt(running)
-    yield running
+
+    def behind(near: int, far: int) -> np.ndarray:
+        return np.sqrt(window_sum(counts, first, near, far))
+
+    blocks: list[Callable[[], np.ndarray]] = [partial(behind, a, b) for a, b in [*spans, (0, end)]]
+    blocks.append(partial(window_sum, counts, first, 0, end))
     if not causal:
         # Reversed, the rows of a trial run from its end; its first row is then the one of its last bin.
-        back = counts[::-1]
         last = first + view.num_bins[view.trial] - 1
-        back_first = (len(counts) - 1 - last)[::-1]
-        for a, b in spans[1:]:
-            yield np.sqrt(window_sum(back, back_first, a, b))[::-1]
-        yield np.sqrt(window_sum(back, back_first, 0, len(counts)))[::-1]
+        back_first = (end - 1 - last)[::-1]
+
+        def ahead(near: int, far: int) -> np.ndarray:
+            return np.sqrt(window_sum(counts[::-1], back_first, near, far))[::-1]
+
+        blocks += [partial(ahead, a, b) for a, b in [*spans[1:], (0, end)]]
+    return blocks
 
 
 def _lagged_factors(view: SessionView, factors: np.ndarray, causal: bool) -> np.ndarray:

@@ -30,7 +30,7 @@ def shard_trunk(trunk: Trunk, device: torch.device) -> None:
     """
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for module in [*trunk.blocks, trunk]:
-        fully_shard(module, mesh=mesh)
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)  # the default of a root is another
     for module in _shards(trunk):
         # Losses are shares of a global mean already, so gradients add up; gloo has no scaled sum.
         module.set_gradient_divide_factor(1.0)

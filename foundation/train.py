@@ -8,7 +8,6 @@ rank has no window in a step, and average where the losses here are already shar
 
 from __future__ import annotations
 
-import copy
 import sys
 import time
 from collections.abc import Callable
@@ -19,30 +18,21 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
-from foundation.adapters import SessionPart
-from foundation.checkpoint import (
-    Checkpoint,
-    MetricsLog,
-    RunError,
-    best_model,
-    load_checkpoint,
-    newest_checkpoint,
-    remove_newer,
-    save_checkpoint,
-)
+from foundation.checkpoint import MetricsLog, RunError, best_model, load_checkpoint
 from foundation.masking import Masks
 from foundation.model import FoundationModel
 from foundation.objectives import LossTerms, ObjectiveConfig
 from foundation.optim import OptimConfig, RowAdam, rate_factor, shared_optimizer
 from foundation.preemption import EXIT_STATUS, ignore_stop_requests, stop_requests
 from foundation.progress import Progress
+from foundation.rank_checkpoint import choose_checkpoint, restore_optimizers, save_ranks
 from foundation.rank_loss import RankLoss
 from foundation.ranks import own_sessions, sum_gradients
 from foundation.sampling import Batch, WindowSampler
-from foundation.sharding import clip_gradients, shard_like, shard_trunk, whole, whole_trunk, whole_weights
+from foundation.sharding import clip_gradients, shard_trunk, whole_weights
 from foundation.step_data import StepData
 from foundation.training_data import TrainingData, spread
 
@@ -129,34 +119,12 @@ def fit(
     """
     accelerator = accelerator or make_accelerator(train, folder)
     state: dict[str, Any] = {}
-    if folder is not None and (chosen := _choose_checkpoint(folder, accelerator)) is not None:
+    if folder is not None and (chosen := choose_checkpoint(folder, accelerator)) is not None:
         model, state = load_checkpoint(chosen)
     loop = _Loop(model, data, objective, optim, train, seed, folder, trainable, accelerator)
     loop.restore(state, log or (folder / "metrics.jsonl" if folder is not None else None))
     loop.run(label)
     return loop.best()
-
-
-def _choose_checkpoint(folder: Path, accelerator: Accelerator) -> Checkpoint | None:
-    """The checkpoint to go on from, chosen by the main process: others may see a shared folder as it was before.
-
-    Raises:
-        RunError: On all ranks.
-    """
-    found: list[Checkpoint | str | None] = [None]
-    if accelerator.is_main_process:
-        try:
-            newest = newest_checkpoint(folder)
-            if newest is not None:
-                remove_newer(newest)
-            found = [newest]
-        except RunError as error:
-            found = [str(error)]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(found)
-    if isinstance(found[0], str):
-        raise RunError(found[0])
-    return found[0]
 
 
 class _Loop:
@@ -191,7 +159,7 @@ class _Loop:
         self.model = model.to(accelerator.device)
         if train.shard_trunk and accelerator.num_processes > 1:
             if folder is None:
-                raise ValueError("train.shard_trunk without a run folder; expected one to gather checkpoints in")
+                raise ValueError("train.shard_trunk is set and there is no run folder; give one, or leave it false")
             shard_trunk(self.model.trunk, accelerator.device)
         for parameter in self.model.shared_parameters():
             parameter.requires_grad_(trainable == "all")
@@ -238,12 +206,7 @@ class _Loop:
             self.best_step = state["best_step"]
             if self.best_step is None:  # damaged: the next one is the best that there is
                 self.best_loss = float("inf")
-            self.row_adam.put({key: state["rows"][key] for key in self.owned})
-            if self.adamw is not None:
-                parameters = [p for group in self.adamw.param_groups for p in group["params"]]
-                for index, moments in state["adamw"]["state"].items():
-                    moments |= {name: shard_like(value, parameters[index]) for name, value in moments.items()}
-                self.adamw.load_state_dict(state["adamw"])
+            restore_optimizers(state, self.owned, self.row_adam, self.adamw)
 
     def run(self, label: str) -> None:
         """Train from the present step to the last one."""
@@ -367,31 +330,20 @@ class _Loop:
     def save(self, step: int) -> None:
         """Write a checkpoint with the rows of all ranks."""
         assert self.folder is not None
-        parts: dict[str, SessionPart] = {}
-        rows: dict[str, dict[str, torch.Tensor]] = {}
-        adapters = self.model.adapters
-        mine = (adapters.take(self.owned), self.row_adam.take(self.owned), torch.get_rng_state())
-        gathered = gather_object([mine])
-        trunk, adamw = whole_trunk(self.model), whole(self.adamw.state_dict() if self.adamw is not None else {})
-        if self.accelerator.is_main_process:
-            for part, moments, _ in gathered:
-                parts |= part
-                rows |= moments
-            complete = self.model
-            if self.accelerator.num_processes > 1:
-                complete = copy.deepcopy(self.model, {id(self.model.trunk): trunk})
-                complete.keep_sessions([])
-                complete.add_parts({key: parts[key] for key in self.order})
-            state = {
-                "adamw": adamw,
-                "rows": {key: rows[key] for key in self.order},
-                "generators": [generator for _, _, generator in gathered],
-                "best_loss": self.best_loss,
-                "stale": self.stale,
-                "stopped": self.stopped,
-            }
-            save_checkpoint(self.folder, step, complete, state, best_step=self.best_step)
-        self.accelerator.wait_for_everyone()
+        save_ranks(
+            self.folder,
+            step,
+            self.model,
+            self.row_adam,
+            self.adamw,
+            self.accelerator,
+            owned=self.owned,
+            order=self.order,
+            best_step=self.best_step,
+            best_loss=self.best_loss,
+            stale=self.stale,
+            stopped=self.stopped,
+        )
 
     def write(self, row: dict[str, Any]) -> None:
         """Put a row into the log and to the trackers."""

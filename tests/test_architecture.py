@@ -53,7 +53,7 @@ LAYERS = [
         "foundation.progress",
         "foundation.task_basis",
     ],
-    ["foundation.rank_loss"],
+    ["foundation.rank_loss", "foundation.rank_checkpoint"],
     ["foundation.train"],
     ["foundation.readout_features", "foundation.decoding_features"],
     ["foundation.encoding"],
