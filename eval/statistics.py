@@ -207,15 +207,6 @@ def paired_differences(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFram
     return first.assign(value=first["value"] - second["value"].reindex(first.index))
 
 
-def seed_spread(rows: pd.DataFrame) -> float:
-    """Standard deviation over seeds of the mean over sessions; NaN with a single seed.
-
-    Args:
-        rows: Result rows of one model, split, task, metric and number of train trials.
-    """
-    return float(_seeds(rows).std(ddof=1))
-
-
 def seed_mean(rows: pd.DataFrame) -> SeedMean:
     """Mean over seeds of the mean over sessions, with its standard error over seeds.
 

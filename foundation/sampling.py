@@ -6,7 +6,7 @@ windows differ in length. Batch k is a pure function of (seed, k), so a sampler 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -254,10 +254,8 @@ class WindowSampler:
     A step draws `windows_per_step / windows_per_session` sessions, with probability proportional to
     (number of windows)**temperature, and from each that many windows. In a mixture of corpora each session is drawn
     from a corpus drawn by its weight, so that a corpus gets its share whatever its number of sessions. A stretch longer
-    than the window is entered at a random point. `batch_windows(k)` depends on (seed, k) only.
-
-    Attributes:
-        step: The next step to draw.
+    than the window is entered at a random point. `batch_windows(k)` depends on (seed, k) only, so that a run resumes
+    from the number of its step.
     """
 
     def __init__(
@@ -275,7 +273,7 @@ class WindowSampler:
         if not self.windows:
             raise ValueError("no session has a window to draw; check the split, the subjects and data.window_s")
         self.per_step, self.per_session = windows_per_step, min(windows_per_session, windows_per_step)
-        self.seed, self.step = seed, 0
+        self.seed = seed
         weight, members = [], []
         for share, ids in (groups or {"": (1.0, list(self.windows))}).values():
             if kept := [key for key in sorted(ids) if key in self.windows]:
@@ -331,23 +329,3 @@ class WindowSampler:
             return window
         first, slack = self._slack[window]
         return Window(window.recording_id, first + rng.uniform(0, slack), window.num_bins, window.row)
-
-    def __iter__(self) -> Iterator[list[Window]]:
-        while True:
-            windows = self.batch_windows(self.step)
-            self.step += 1
-            yield windows
-
-    def state_dict(self) -> dict[str, int]:
-        """What resumes the sampler."""
-        return {"seed": self.seed, "step": self.step}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where another sampler of the same seed stood.
-
-        Raises:
-            ValueError: The seeds differ, so the batches would.
-        """
-        if state["seed"] != self.seed:
-            raise ValueError(f"sampler seed is {self.seed}, the state was saved under {state['seed']}; use that seed")
-        self.step = state["step"]

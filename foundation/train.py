@@ -181,7 +181,7 @@ class _Loop:
         self.best_step: int | None = None
         self.best_parameters: dict[str, torch.Tensor] | None = None
         self.log = MetricsLog(None)
-        self.skipped = 0
+        self.first_step, self.skipped = 0, 0
         self.idle_window = next((w for windows in data.train.values() for w in windows if w.recording_id in mine), None)
         chosen = spread(data.val, train.val_windows)
         self.val_windows = {key: chosen[key] for key in self.owned if chosen.get(key)}
@@ -192,7 +192,7 @@ class _Loop:
     def restore(self, state: dict[str, Any], log: Path | None) -> None:
         """Continue from a checkpoint's state; an empty one starts afresh."""
         step, rank = int(state.get("step", 0)), self.accelerator.process_index
-        self.sampler.step = step
+        self.first_step = step
         if log is not None and self.accelerator.is_main_process:
             self.log = MetricsLog(log, state.get("log", ""))
         generators = state.get("generators", [])
@@ -214,7 +214,7 @@ class _Loop:
             self._run(label)
 
     def _run(self, label: str) -> None:
-        start, steps = self.sampler.step, self.train.steps
+        start, steps = self.first_step, self.train.steps
         dataset = StepData(self.data.reader, self.sampler, set(self.owned), self.objective.masking, self.seed)
         loader = DataLoader(
             dataset,
@@ -238,7 +238,6 @@ class _Loop:
                 progress.update(loss=f"{losses.terms['loss']:.4f}", windows_per_s=f"{speed:.0f}")
             due = (step + 1) % self.train.val_every == 0 or step + 1 == steps
             if due:
-                self.sampler.step = step + 1
                 self.validate(step + 1, speed)
                 if self.stopped:
                     break
@@ -320,7 +319,6 @@ class _Loop:
     def stop(self, step: int, label: str, *, is_saved: bool) -> None:
         """Save, unless that was just done, and end the process as SIGTERM would have."""
         if not is_saved:
-            self.sampler.step = step
             self.save(step)
         if self.accelerator.is_main_process:
             print(f"{label}: stopped by SIGTERM at step {step}, saved; the same command goes on", file=sys.stderr)

@@ -18,7 +18,6 @@ from eval.statistics import (
     paired_differences,
     per_session,
     seed_mean,
-    seed_spread,
     session_interval,
     summarize,
     trial_blocks,
@@ -181,12 +180,6 @@ def test_summary_prints_every_animal() -> None:
     assert got.per_animal == pytest.approx({"b": 0.5, "a": 0.4, "c": 1.1 / 3})
     assert got.num_positive == 6
     assert got.sessions.mean == pytest.approx(VALUES.mean())
-
-
-def test_seed_spread_is_the_deviation_of_seed_means() -> None:
-    table = rows("m", {("a1", 0, 0): 1, ("b1", 0, 0): 3, ("a1", 0, 1): 2, ("b1", 0, 1): 6})
-    assert seed_spread(table) == pytest.approx(np.std([2, 4], ddof=1))
-    assert np.isnan(seed_spread(table[table["seed"] == 0]))
 
 
 def test_seed_mean_and_its_standard_error() -> None:
