@@ -17,9 +17,8 @@ from foundation.finetune import Assignment, finetune
 from foundation.pretrain import pretrain
 
 NUM_ANIMALS, NUM_UNITS, NUM_TRIALS = 8, 36, 150
-# What fits into three minutes; `foundation evaluate` also predicts units within and across regions.
-TASKS = ["encode", "cosmooth", "forecast", "choice", "choice_t"]
-TASKS += ["decode_wheel_speed", "decode_whisker_energy", "region"]
+# What fits into three minutes; `foundation evaluate` has more behaviors and predicts units within and across regions.
+TASKS = ["encode", "cosmooth", "forecast", "choice", "choice_t", "decode_wheel_speed", "region"]
 
 
 def demo(config_path: str, overrides: list[str]) -> Path:
