@@ -16,7 +16,7 @@ from foundation.corpus import Corpus
 from foundation.finetune import Assignment, finetune
 from foundation.pretrain import pretrain
 
-NUM_ANIMALS, NUM_UNITS, NUM_TRIALS = 8, 36, 150
+NUM_ANIMALS, NUM_UNITS, NUM_TRIALS = 8, 36, 120
 # What fits into three minutes; `foundation evaluate` has more behaviors and predicts units within and across regions.
 TASKS = ["encode", "cosmooth", "forecast", "choice", "choice_t", "decode_wheel_speed", "region"]
 
