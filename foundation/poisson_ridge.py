@@ -13,7 +13,9 @@ over steps and over a grid of penalties, for as long as the steps taken with it 
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import scipy.linalg
@@ -24,6 +26,8 @@ _MAX_LOG_RATE = 20.0
 _FREE_PENALTY = 1e-8
 # A step that leaves more than this share of the Newton decrement asks for a fresh Hessian.
 _SLOW = 0.1
+# Steps that a quasi-Newton direction remembers.
+_MEMORY = 5
 
 
 @dataclass(frozen=True)
@@ -210,18 +214,21 @@ class _Problem:
         """Diagonal of the penalty's Hessian, `(F, U)`."""
         return np.where(self.penalized[:, None], penalty[None, :], _FREE_PENALTY)
 
-    def log_rates(self, weights: np.ndarray, units: np.ndarray | slice = slice(None)) -> np.ndarray:
-        eta = self.features @ weights[:, units]
-        return eta if self.offset is None else eta + self.offset[:, units]
+    def log_rates(self, weights: np.ndarray) -> np.ndarray:
+        eta = self.features @ weights
+        return eta if self.offset is None else eta + self.offset
 
-    def loss(self, weights: np.ndarray, penalty: np.ndarray, units: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Penalized negative log likelihood of each unit in `units`, without the factorial term."""
-        eta = self.log_rates(weights, units)
+    def loss(self, weights: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+        """Penalized negative log likelihood of each unit, without the factorial term."""
+        return self.loss_at(self.log_rates(weights), weights, self.ridge(penalty), np.arange(weights.shape[1]))
+
+    def loss_at(self, eta: np.ndarray, weights: np.ndarray, ridge: np.ndarray, units: np.ndarray) -> np.ndarray:
+        """The same of `units` (A), where their log-rates `(R, A)` and weights `(F, A)` are at hand."""
         over = np.maximum(eta - _MAX_LOG_RATE, 0)
         rate = np.exp(eta - over)
         if over.any():
             rate *= 1 + over
-        pull = 0.5 * self.ridge(penalty)[:, units] * (weights - self.center)[:, units] ** 2
+        pull = 0.5 * ridge[:, units] * (weights - self.center[:, units]) ** 2
         return rate.sum(axis=0) - np.einsum("ru,ru->u", self.counts[:, units], eta) + pull.sum(axis=0)
 
 
@@ -241,26 +248,33 @@ class _Newton:
         problem, weights = self.problem, weights.copy()
         ridge = problem.ridge(penalty)
         active = np.arange(weights.shape[1])
-        loss = problem.loss(weights, penalty)
+        eta = problem.log_rates(weights)
+        loss = problem.loss_at(eta, weights, ridge, active)
         before = np.full(weights.shape[1], np.inf)
         for _ in range(self.max_steps):
-            rate = np.exp(np.minimum(problem.log_rates(weights, active), _MAX_LOG_RATE))
+            rate = np.exp(np.minimum(eta[:, active], _MAX_LOG_RATE))
             gradient = problem.features.T @ (rate - problem.counts[:, active])
             gradient += ridge[:, active] * (weights - problem.center)[:, active]
-            step, gain = self._steps(active, rate, gradient, ridge, before)
+            step, gain = self._steps(active, weights, rate, gradient, ridge, before)
             before[active] = gain
             going = gain > self.threshold[active]
             active, step, gain = active[going], step[:, going], gain[going]
             if not len(active):
                 break
-            done = self._search(weights, active, step, gain, loss, penalty)
+            done = self._search(weights, eta, active, step, gain, loss, ridge)
             active = active[~done]
             if not len(active):
                 break
         return weights
 
     def _steps(
-        self, active: np.ndarray, rate: np.ndarray, gradient: np.ndarray, ridge: np.ndarray, before: np.ndarray
+        self,
+        active: np.ndarray,
+        weights: np.ndarray,
+        rate: np.ndarray,
+        gradient: np.ndarray,
+        ridge: np.ndarray,
+        before: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Newton steps `(F, A)` and half their decrements `(A,)`, the expected gains in nats."""
         step, gain = np.empty_like(gradient), np.empty(len(active))
@@ -280,22 +294,24 @@ class _Newton:
     def _search(
         self,
         weights: np.ndarray,
+        eta: np.ndarray,
         active: np.ndarray,
         step: np.ndarray,
         gain: np.ndarray,
         loss: np.ndarray,
-        penalty: np.ndarray,
+        ridge: np.ndarray,
     ) -> np.ndarray:
         """Backtracking (Armijo) along each unit's step, in place; True where no shorter step lowers the loss."""
         pending, scale = np.arange(len(active)), 1.0
+        # Log-rates are linear in the step: a shorter one costs no product with the features.
+        change = self.problem.features @ step
         for _ in range(30):
             units = active[pending]
-            trial = weights.copy()
-            trial[:, units] -= scale * step[:, pending]
-            now = self.problem.loss(trial, penalty, units)
+            trial, rates = weights[:, units] - scale * step[:, pending], eta[:, units] - scale * change[:, pending]
+            now = self.problem.loss_at(rates, trial, ridge, units)
             better = now <= loss[units] - 0.2 * scale * gain[pending] + 1e-12 * np.abs(loss[units])
             accepted = units[better]
-            weights[:, accepted], loss[accepted] = trial[:, accepted], now[better]
+            weights[:, accepted], eta[:, accepted], loss[accepted] = trial[:, better], rates[:, better], now[better]
             pending, scale = pending[~better], scale / 2
             if not len(pending):
                 break
@@ -332,21 +348,49 @@ class SharedCurvature:
 
 
 class _QuasiNewton(_Newton):
-    """Steps by the shared curvature times the unit's mean rate: no Hessian per unit, and the same minimum."""
+    """L-BFGS (Nocedal and Wright 2006, algorithm 7.4) that starts from the shared curvature times the unit's mean rate.
+
+    No Hessian per unit, and the same minimum.
+    """
 
     def __init__(self, problem: _Problem, tolerance: float, max_steps: int, curvature: SharedCurvature) -> None:
         self.problem, self.max_steps, self.curvature = problem, max_steps, curvature
         self.threshold = tolerance * (1 + problem.counts.sum(axis=0))
         self.stale = np.ones(problem.counts.shape[1], bool)
+        # Weights and gradients of all units, of the last steps.
+        self.past: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_MEMORY + 1)
 
     def _steps(
-        self, active: np.ndarray, rate: np.ndarray, gradient: np.ndarray, ridge: np.ndarray, before: np.ndarray
+        self,
+        active: np.ndarray,
+        weights: np.ndarray,
+        rate: np.ndarray,
+        gradient: np.ndarray,
+        ridge: np.ndarray,
+        before: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        c = self.curvature
+        everyone = np.zeros_like(weights)
+        everyone[:, active] = gradient
+        self.past.append((weights.copy(), everyone))
+        pairs = [(w[:, active] - v[:, active], g[:, active] - h[:, active]) for (v, h), (w, g) in pairwise(self.past)]
+        c, step, taken = self.curvature, gradient, []
+        for move, change in reversed(pairs):
+            # The problem is convex: what is not above zero here is round-off, or a unit that stayed.
+            bend = _dot(move, change)
+            weight = np.divide(1.0, bend, out=np.zeros_like(bend), where=bend > 0)
+            taken.append((move, change, weight, weight * _dot(move, step)))
+            step = step - taken[-1][3] * change
         diagonal = c.values[:, None] * rate.sum(axis=0) + ridge[:, active].max(axis=0)
-        turned = c.vectors.T @ (gradient / c.size[:, None])
+        turned = c.vectors.T @ (step / c.size[:, None])
         step = (c.vectors @ (turned / diagonal)) / c.size[:, None]
-        return step, 0.5 * np.einsum("fu,fu->u", gradient, step)
+        for move, change, weight, along in reversed(taken):
+            step = step + move * (along - weight * _dot(change, step))
+        return step, 0.5 * _dot(gradient, step)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Inner products `(U,)` of columns `(F, U)`."""
+    return np.asarray(np.einsum("fu,fu->u", a, b))
 
 
 def _solve(hessian: np.ndarray, ridge: np.ndarray, gradient: np.ndarray) -> np.ndarray:

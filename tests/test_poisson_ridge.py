@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 from sklearn.linear_model import PoissonRegressor
 
-from foundation.poisson_ridge import choose_penalty, fit_poisson_ridge, log_rate
+from foundation.poisson_ridge import SharedCurvature, choose_penalty, fit_poisson_ridge, log_rate
 
 
 def _data(
@@ -48,6 +48,25 @@ def test_equals_a_general_optimizer() -> None:
 
     found = scipy.optimize.minimize(loss, np.zeros(x.shape[1]), method="BFGS", options={"gtol": 1e-8})
     np.testing.assert_allclose(fit_poisson_ridge(x, y, 4.0)[:, 0], found.x, atol=1e-5)
+
+
+def test_shared_curvature_finds_the_same_minimum_in_few_steps() -> None:
+    # Sizes that fall over three decades, an offset of each unit's own, and rates far from the profile.
+    rng = np.random.default_rng(5)
+    x, _, penalized = _data(rows=1500, features=60, seed=5)
+    x[:, 1:] = x[:, 1:] @ rng.normal(size=(59, 59)) * np.geomspace(3, 3e-3, 59)
+    offset = rng.normal(size=(1500, 5)) - 1
+    y = rng.poisson(np.exp(np.minimum(offset + x @ (0.1 * rng.normal(size=(60, 5))), 4))).astype(float)
+    curvature = SharedCurvature.of(x, np.exp(offset).sum(axis=1), penalized)
+    exact = fit_poisson_ridge(x, y, 1.0, offset=offset, penalized=penalized, tolerance=1e-12)
+    found = fit_poisson_ridge(
+        x, y, 1.0, offset=offset, penalized=penalized, tolerance=1e-8, curvature=curvature, max_steps=60
+    )
+
+    def loss(w: np.ndarray) -> np.ndarray:
+        return (np.exp(x @ w + offset) - y * (x @ w + offset)).sum(axis=0) + 0.5 * (w[1:] ** 2).sum(axis=0)
+
+    np.testing.assert_allclose(loss(found), loss(exact), rtol=1e-6)
 
 
 def test_start_does_not_matter_and_a_strong_penalty_gives_the_center() -> None:
