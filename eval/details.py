@@ -8,13 +8,15 @@ in the results folder, of the full-data tracks alone. Columns of all: `dataset, 
     calibration   model, kind, seed, predicted, observed, number: bins of `eval.calibration` that hold a test trial
     conventions   model, kind, seed, name, value, num_units, meaning: `eval.conventions`, in the units that are scored
     ceilings      metric, value, num_units: `eval.ceilings`, in the same rows and units
+    paired        model, seed, baseline, metric, difference, low, high, blocks: `eval.paired_trials`, against the
+                  strongest baseline on the same test trials
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ from eval.baselines import Baseline, strongest
 from eval.calibration import calibration_curve
 from eval.ceilings import oracle_rates, psth_ceiling_of_units
 from eval.conventions import conventions
+from eval.paired_trials import paired_trials
 from eval.predictions import LABEL_TASKS, RATE_TASKS, Prediction
 from eval.psth import Cells
-from eval.scoring import ScoredRates, scored_labels, scored_rates
+from eval.scoring import ScoredRates, scored_rates, scored_values
 from eval.scoring import conditions as conditions_of
 from eval.session_view import SessionView
 from foundation.durable import write_atomic
@@ -39,12 +42,13 @@ Plain = dict[str, dict[str, list[Any]]]
 
 @dataclass(frozen=True)
 class Details:
-    """The four tables; any may be empty, without columns."""
+    """The tables; any may be empty, without columns."""
 
     units: pd.DataFrame = field(default_factory=pd.DataFrame)
     calibration: pd.DataFrame = field(default_factory=pd.DataFrame)
     conventions: pd.DataFrame = field(default_factory=pd.DataFrame)
     ceilings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    paired: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def plain(self) -> Plain:
         """As JSON can hold it."""
@@ -116,14 +120,21 @@ def task_details(
     listed = [(one, "model", seed) for one, seed in zip(predictions, seeds, strict=True)]
     if with_session and against:
         listed.append((classical[against].prediction, "baseline", 0))
+    pairs = [
+        {**about, "model": one.model, "seed": seed, "baseline": against, **line}
+        for one, kind, seed in listed
+        if kind == "model" and against
+        for line in _paired(one, classical[against].prediction, view)
+    ]
+    paired = pd.DataFrame(pairs)
     if task in LABEL_TASKS:
         curves = [
             pd.DataFrame({**about, "model": one.model, "kind": kind, "seed": seed, **_curve(one, view)})
             for one, kind, seed in listed
         ]
-        return Details(calibration=pd.concat(curves, ignore_index=True))
+        return Details(calibration=pd.concat(curves, ignore_index=True), paired=paired)
     if task not in RATE_TASKS:
-        return Details()
+        return Details(paired=paired)
     base = scored_rates(classical[against].prediction, view) if against else None
     scored = [(one, kind, seed, scored_rates(one, view)) for one, kind, seed in listed]
     each = [
@@ -134,7 +145,7 @@ def task_details(
         for one, kind, seed, rates in scored
         if kind == "model"
     ]
-    found = Details(units=pd.concat(each, ignore_index=True))
+    found = Details(units=pd.concat(each, ignore_index=True), paired=paired)
     if task != "encode":
         return found
     tables = [
@@ -142,11 +153,20 @@ def task_details(
         for one, kind, seed, r in scored
     ]
     ceilings = pd.DataFrame([{**about, **row} for row in _ceilings(scored[0][3], view)] if with_session else [])
-    return Details(found.units, conventions=pd.concat(tables, ignore_index=True), ceilings=ceilings)
+    return replace(found, conventions=pd.concat(tables, ignore_index=True), ceilings=ceilings)
 
 
 def _curve(prediction: Prediction, view: SessionView) -> dict[str, np.ndarray]:
-    return calibration_curve(*scored_labels(prediction, view))._asdict()
+    scored = scored_values(prediction, view)
+    return calibration_curve(scored.truth, scored.value)._asdict()
+
+
+def _paired(prediction: Prediction, baseline: Prediction, view: SessionView) -> list[dict[str, Any]]:
+    found = paired_trials(prediction, baseline, view)
+    if found is None:
+        return []
+    gain = found.gain
+    return [{"metric": found.metric, "difference": gain.mean, "low": gain.low, "high": gain.high, "blocks": gain.n}]
 
 
 def _bps(scored: ScoredRates) -> np.ndarray:

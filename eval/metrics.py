@@ -223,8 +223,13 @@ def auc(truth: np.ndarray, logit: np.ndarray) -> float:
 
 def cross_entropy_bits(truth: np.ndarray, logit: np.ndarray) -> float:
     """Mean over trials of -log2 p(truth), p the logistic function of the logit."""
+    return float(np.mean(cross_entropy_of_trials(truth, logit)))
+
+
+def cross_entropy_of_trials(truth: np.ndarray, logit: np.ndarray) -> np.ndarray:
+    """-log2 p(truth) of each trial `(M,)`, p the logistic function of the logit."""
     label, logit = binary_labels(truth, logit)
-    return float(np.mean(np.logaddexp(0, np.where(label == 1, -logit, logit))) / np.log(2))
+    return np.asarray(np.logaddexp(0, np.where(label == 1, -logit, logit)) / np.log(2))
 
 
 def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:

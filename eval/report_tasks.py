@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 
 from eval.details import Details
 from eval.report_calibration import calibration_html
-from eval.report_details import ceilings_html, conventions_html
+from eval.report_details import ceilings_html, conventions_html, paired_html
 from eval.report_figures import dots, figure_html, score_curves
 from eval.report_tables import (
     MARKS,
@@ -137,7 +137,7 @@ def task_section(rows: pd.DataFrame, details: Details) -> Section:
         html.insert(1, figure_html(panels, note if scored == "sessions" else "Marks: animals."))
     html += [_in_time(rows[rows["train_trials"] == 0], metric, scored), _few_shot(main, metric, scored)]
     behind = details.of_task(str(rows["dataset"].iloc[0]), task)
-    html += [calibration_html(behind), ceilings_html(behind, rows), conventions_html(behind)]
+    html += [paired_html(behind), calibration_html(behind), ceilings_html(behind, rows), conventions_html(behind)]
     if len(others := [m for m in dict.fromkeys(rows["metric"]) if m != metric and not _AT_TIME.search(m)]):
         tables = [
             score_table(

@@ -87,6 +87,22 @@ class ScoredRates(NamedTuple):
     columns: np.ndarray
 
 
+class ScoredValues(NamedTuple):
+    """What a score of labels or values rests on.
+
+    Attributes:
+        truth: `(K,)` label or value.
+        value: `(K,)` what was predicted: a logit, or a value.
+        rows: `(K,)` of the view, or its trials for a task that is asked once per trial.
+        trial: `(K,)` trial of each.
+    """
+
+    truth: np.ndarray
+    value: np.ndarray
+    rows: np.ndarray
+    trial: np.ndarray
+
+
 def score(prediction: Prediction, view: SessionView) -> dict[str, Score]:
     """Score a prediction on the test trials of a view.
 
@@ -114,10 +130,11 @@ def score(prediction: Prediction, view: SessionView) -> dict[str, Score]:
     if prediction.task in RATE_TASKS:
         return _score_rates(prediction, view)
     if prediction.task in LABEL_TASKS:
-        return _label_scores(*scored_labels(prediction, view))
+        scored = scored_values(prediction, view)
+        return _label_scores(scored.truth, scored.value)
     if prediction.task in VALUE_TASKS:
-        trials, truth = _scored_trials(view, prediction.task)
-        return _value_scores(truth, _per_trial(prediction, view, trials, "value"), "test trials")
+        scored = scored_values(prediction, view)
+        return _value_scores(scored.truth, scored.value, "test trials")
     if prediction.task == "choice_t":
         return _score_choice_in_time(prediction, view)
     if traced(prediction.task) is not None:
@@ -146,10 +163,23 @@ def scored_rates(prediction: Prediction, view: SessionView) -> ScoredRates:
     return ScoredRates(rate, counts[:, keep], train.mean(axis=0, dtype=float)[keep], test, np.flatnonzero(keep))
 
 
-def scored_labels(prediction: Prediction, view: SessionView) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and logits `(M,)` of the test trials that are scored, of a label task."""
-    trials, truth = _scored_trials(view, prediction.task)
-    return truth, _per_trial(prediction, view, trials, "logit")
+def scored_values(prediction: Prediction, view: SessionView) -> ScoredValues:
+    """Truth and prediction in the test trials that are scored (label and value tasks), or in their bins (traces).
+
+    Raises:
+        ValueError: A trial or row is missing, twice or not finite.
+    """
+    if (name := traced(prediction.task)) is not None:
+        rows = np.flatnonzero(view.rows_in("test", full=True) & target_rows(view, prediction.task))
+        found = _find(prediction, _row_keys(view)[rows], _file_keys(prediction), "row (trial, bin)")
+        truth = view.row_covariates[name].values[rows, 0]
+        return ScoredValues(truth, prediction.arrays["value"][found], rows, view.trial[rows])
+    trials = view.trials_in("test", full=True)
+    trials = trials[_observed_trials(view, prediction.task)[trials]]
+    found = _find(prediction, view.source_trial[trials], prediction.arrays["trial"], "trial")
+    field = "logit" if prediction.task in LABEL_TASKS else "value"
+    truth = view.trial_covariates[prediction.task].values[trials]
+    return ScoredValues(truth, prediction.arrays[field][found], trials, trials)
 
 
 def _score_rates(prediction: Prediction, view: SessionView) -> dict[str, Score]:
@@ -250,9 +280,7 @@ def _score_choice_in_time(prediction: Prediction, view: SessionView) -> dict[str
 
 
 def _score_trace(prediction: Prediction, view: SessionView) -> dict[str, Score]:
-    rows = np.flatnonzero(view.rows_in("test", full=True) & target_rows(view, prediction.task))
-    found = _find(prediction, _row_keys(view)[rows], _file_keys(prediction), "row (trial, bin)")
-    value, truth = prediction.arrays["value"][found], view.row_covariates[traced(prediction.task) or ""].values[rows, 0]
+    truth, value, rows, _ = scored_values(prediction, view)
     scores = _value_scores(truth, value, "test bins")
     if "choice" in view.trial_covariates:
         partial = metrics.partial_r2(truth, value, choice_by_time(view)[rows])
@@ -275,18 +303,6 @@ def _observed_trials(view: SessionView, name: str) -> np.ndarray:
             f"{view.dataset}/{view.session}: no covariate {name!r}; there are {list(view.trial_covariates)}"
         )
     return view.trial_covariates[name].observed
-
-
-def _scored_trials(view: SessionView, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Test trials with an observed label, and their labels."""
-    trials = view.trials_in("test", full=True)
-    trials = trials[_observed_trials(view, name)[trials]]
-    return trials, view.trial_covariates[name].values[trials]
-
-
-def _per_trial(prediction: Prediction, view: SessionView, trials: np.ndarray, name: str) -> np.ndarray:
-    rows = _find(prediction, view.source_trial[trials], prediction.arrays["trial"], "trial")
-    return prediction.arrays[name][rows]
 
 
 def _row_keys(view: SessionView) -> np.ndarray:

@@ -122,6 +122,18 @@ def test_calibration_of_sessions_together_is_that_of_their_trials(
     assert set(details.calibration["model"]) == {"mine", "good"}
 
 
+def test_each_model_is_paired_with_the_strongest_baseline(details: Details, views: dict[str, SessionView]) -> None:
+    assert set(details.paired["baseline"]) == {"good"}
+    assert len(details.paired) == 2 * 2 * len(views)  # tasks, seeds
+    for view in views.values():
+        part = details.paired[(details.paired["session"] == view.session) & (details.paired["task"] == "encode E2")]
+        wanted = (
+            score(rates(view, "mine", 1, 0.3), view)["bps"].value
+            - score(rates(view, "good", 10, 0.2), view)["bps"].value
+        )
+        assert part.set_index("seed").loc[1, "difference"] == pytest.approx(wanted)
+
+
 def test_error_of_true_probabilities_is_as_simulated() -> None:
     rng, found = np.random.default_rng(0), []
     probability = rng.uniform(0.05, 0.95, 400)
@@ -156,7 +168,7 @@ def test_ceilings_are_of_the_scored_rows_and_only_where_trials_repeat_conditions
 def test_tables_survive_the_disk_and_an_empty_one_replaces_an_old_one(details: Details, tmp_path: Path) -> None:
     details.write(tmp_path)
     back = read_details(tmp_path)
-    for name in ("units", "calibration", "conventions", "ceilings"):
+    for name in ("units", "calibration", "conventions", "ceilings", "paired"):
         pd.testing.assert_frame_equal(getattr(back, name), getattr(details, name))
     Details().write(tmp_path)
     assert not len(read_details(tmp_path).units)

@@ -209,7 +209,7 @@ def make_details(rng: np.random.Generator) -> Details:
     """Forty units a session, of which the last is far below its baseline; calibrated choices; two conventions."""
     about = [("luo2025", animal, session, "interleaved") for animal, names in SESSIONS.items() for session in names]
     names = ["dataset", "subject", "session", "split"]
-    units, bins, others, tops = [], [], [], []
+    units, bins, others, tops, pairs = [], [], [], [], []
     for place in about:
         head = {**dict(zip(names, place)), "task": "encode"}
         low = np.where(np.arange(40) == 39, -0.5, 0.01) + rng.normal(0, 1e-3, 40)
@@ -228,7 +228,12 @@ def make_details(rng: np.random.Generator) -> Details:
                 others.append(pd.DataFrame({**line, **table, "num_units": 40, "meaning": "Bits & pieces"}))
         values = {"metric": ["psth_r2", "bps"], "value": [0.4, 0.1], "num_units": 40}
         tops.append(pd.DataFrame({**head, **values}))
-    return Details(*(pd.concat(tables, ignore_index=True) for tables in (units, bins, others, tops)))
+        shift = 0.02 if place[1] == "X046" else -0.02
+        for seed in (0, 1):
+            gain = {"difference": shift, "low": shift - 0.015, "high": shift + 0.015, "blocks": 9 + len(pairs) // 2}
+            line = {**head, "model": "foundation/adapter", "seed": seed, "baseline": "GLM_E2", "metric": "bps"}
+            pairs.append(pd.DataFrame({**line, **gain}, index=[0]))
+    return Details(*(pd.concat(tables, ignore_index=True) for tables in (units, bins, others, tops, pairs)))
 
 
 def make_metrics(path: Path, rng: np.random.Generator, steps: int = 3000) -> None:
@@ -361,6 +366,8 @@ def test_what_stands_behind_the_scores_is_shown(full: Path) -> None:
     text = Page(full).text
     for expected in ("Calibration", "Noise ceilings", "The same predictions under other conventions"):
         assert text.count(expected) == 1, expected
+    assert "The interval lies above 0 in 2 of 7 sessions, below in 5." in text
+    assert "GLM E2 +0.0200 [+0.0050, +0.0350] 14" in text
     failures = text[text.index("Where the model fails") :]
     # The last unit of each session is below, and outweighs the others: 39 * .01 - .5 < 0.
     assert "7 of 280 units and 7 of 7 sessions are below the baseline" in failures
