@@ -42,17 +42,12 @@ def calibration_curve(truth: np.ndarray, logit: np.ndarray, num_bins: int = NUM_
     return CalibrationCurve(predicted, observed, number[used])
 
 
-def expected_calibration_error(truth: np.ndarray, logit: np.ndarray, num_bins: int = NUM_BINS) -> float:
-    """Mean over trials of |predicted - observed| of their bin of `calibration_curve`; 0 at best, lower is better.
+def error_of(curve: CalibrationCurve) -> float:
+    """Expected calibration error: mean over trials of |predicted - observed| of their bin; 0 at best.
 
     Of the probability of class 1 (Naeini et al. 2015), where Guo et al. 2017, eq. 3, take the class that is called.
     True probabilities do not reach 0: with few trials in a bin the observed shares scatter.
     """
-    return error_of(calibration_curve(truth, logit, num_bins))
-
-
-def error_of(curve: CalibrationCurve) -> float:
-    """The expected calibration error of a curve."""
     return float(np.average(np.abs(curve.predicted - curve.observed), weights=curve.number))
 
 

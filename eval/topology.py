@@ -21,7 +21,6 @@ TRIMMED = 0.05
 GAP = 2.0
 CONTROL_LEVEL = 0.95
 MAX_COUNTED = 4
-CONTROL_DRAWS = 20
 LIFE_SHARE = 0.3
 """Where in the loop's life its cocycle is smoothed."""
 
@@ -108,30 +107,6 @@ def persistence(
     chosen = (chosen - center) / scale
     found = ripser(chosen, maxdim=1, coeff=PRIME, do_cocycles=True)
     return Persistence(landmarks, chosen, center, scale, found["dgms"][0], found["dgms"][1], found["cocycles"][1])
-
-
-def shuffled_columns(points: np.ndarray, seed: int) -> np.ndarray:
-    """Every column of `(T, D)` permuted on its own: the same marginals, no shape beyond them."""
-    return np.random.default_rng(seed).permuted(points, axis=0)
-
-
-def control_lives(
-    points: np.ndarray, seed: int = 0, draws: int = CONTROL_DRAWS, num_points: int = NUM_POINTS
-) -> np.ndarray:
-    """Longest H0 and H1 life `(draws, 2)` of clouds with shuffled columns; a cloud of unit rows is set back to such.
-
-    Loops of a cloud stand against these. Clusters in the marginals survive the shuffle: for those take the lives of
-    embeddings that were trained on shuffled labels.
-    """
-    norms = np.linalg.norm(points, axis=1)
-    sphere = bool(np.allclose(norms, 1, atol=1e-4))
-    lives = []
-    for draw in range(draws):
-        cloud = shuffled_columns(points, seed + draw)
-        if sphere:
-            cloud = cloud / np.maximum(np.linalg.norm(cloud, axis=1, keepdims=True), 1e-12)
-        lives.append(longest_lives(persistence(cloud, seed + draw, num_points)))
-    return np.array(lives)
 
 
 def longest_lives(found: Persistence) -> tuple[float, float]:

@@ -16,7 +16,6 @@ from eval.calibration import (
     calibration_curve,
     error_of,
     error_of_truth,
-    expected_calibration_error,
     pooled,
 )
 from eval.ceilings import psth_ceiling_of_units
@@ -118,7 +117,7 @@ def test_calibration_of_sessions_together_is_that_of_their_trials(
     wanted = calibration_curve(np.concatenate(truth), np.concatenate(logit))
     for a, b in zip(got, wanted):
         np.testing.assert_allclose(a, b)
-    assert error_of(got) == pytest.approx(expected_calibration_error(np.concatenate(truth), np.concatenate(logit)))
+    assert error_of(got) == pytest.approx(error_of(calibration_curve(np.concatenate(truth), np.concatenate(logit))))
     assert set(details.calibration["model"]) == {"mine", "good"}
 
 
@@ -140,7 +139,7 @@ def test_error_of_true_probabilities_is_as_simulated() -> None:
     logit = scipy.special.logit(probability)
     for _ in range(300):
         truth = (rng.random(400) < probability).astype(int)
-        found.append(expected_calibration_error(truth, logit))
+        found.append(error_of(calibration_curve(truth, logit)))
     assert error_of_truth(calibration_curve(truth, logit)) == pytest.approx(np.mean(found), rel=0.05)
 
 

@@ -10,7 +10,7 @@ from sklearn import calibration as sk_calibration
 from sklearn import metrics as sk
 
 from eval import metrics
-from eval.calibration import calibration_curve, expected_calibration_error
+from eval.calibration import calibration_curve, error_of
 from eval.psth import Cells, psth_r2_of_units
 from eval.region_scores import macro_f1_of_draws
 
@@ -223,16 +223,16 @@ def test_calibration_equals_scikit_learn() -> None:
         inside = [i for i in range(500) if (k / 10 < probability[i] or k == 0) and probability[i] <= (k + 1) / 10]
         if inside:
             error += abs(sum(label[inside]) - sum(probability[inside])) / 500
-    assert expected_calibration_error(label, logit) == pytest.approx(error)
+    assert error_of(calibration_curve(label, logit)) == pytest.approx(error)
 
 
 def test_calibration_error_is_small_for_true_probabilities_and_large_for_overconfident_ones() -> None:
     rng = np.random.default_rng(9)
     logit = rng.normal(size=50_000) * 1.5
     label = (rng.random(50_000) < 1 / (1 + np.exp(-logit))).astype(int)
-    assert expected_calibration_error(label, logit) < 0.01
-    assert expected_calibration_error(label, 4 * logit) > 0.1
-    always = expected_calibration_error(np.zeros(10), np.full(10, 40.0), num_bins=1)
+    assert error_of(calibration_curve(label, logit)) < 0.01
+    assert error_of(calibration_curve(label, 4 * logit)) > 0.1
+    always = error_of(calibration_curve(np.zeros(10), np.full(10, 40.0), num_bins=1))
     assert always == pytest.approx(1)
 
 
