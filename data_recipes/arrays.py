@@ -16,7 +16,7 @@ A mapping is a YAML file that says which key is what: `mapping=...` for all file
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ ABOUT_VALUES = {"key", "times", "classes", "combine"}
 COVARIATE = ABOUT_VALUES | {"kind", "scope", "role", "unit", "num_classes", "resample", "description"}
 COMBINE = ("difference", "larger")
 MAPPING = ABOUT | {"dataset", "subject", "subject_key", "spikes", "trials", "units", "regions", "covariates"}
-REGIONS = {"parcellation", "leave_out"}
+REGIONS = {"parcellation", "leave_out", "doubted_sessions"}
 
 
 def sessions(source: str | Path | None, mapping: str | Path | None = None) -> dict[str, dict[str, Any]]:
@@ -97,7 +97,7 @@ def read(path: str, recording_id: str, mapping: dict[str, Any] | None, file_vers
     start = arrays.get(trials.get("start_s"))
     units = {column: arrays[key] for column, key in m.get("units", {}).items()}
     if "regions" in m:
-        units |= _regions(units["region"], **m["regions"])
+        units |= _regions(recording_id, units["region"], **m["regions"])
     return recording_from_arrays(
         recording_id,
         subject,
@@ -137,12 +137,13 @@ def load_mapping(path: Path) -> dict[str, Any]:
     _check(path, "covariates", mapping.get("covariates", {}))
     if "regions" in mapping:
         _check(path, "regions", mapping["regions"], REGIONS)
-        asked, left_out = mapping["regions"].get("parcellation"), mapping["regions"].get("leave_out", [])
-        is_known = isinstance(asked, str) and asked in PARCELLATIONS
-        if not is_known or not isinstance(left_out, list) or "region" not in mapping.get("units", {}):
+        asked = mapping["regions"].get("parcellation")
+        lists = [mapping["regions"].get(entry, []) for entry in ("leave_out", "doubted_sessions")]
+        is_known = isinstance(asked, str) and asked in PARCELLATIONS and all(isinstance(one, list) for one in lists)
+        if not is_known or "region" not in mapping.get("units", {}):
             raise ValueError(
                 f"{path}: regions: got {mapping['regions']!r}, expected a parcellation of {sorted(PARCELLATIONS)}, "
-                "perhaps a list leave_out of its regions, and an array of region names under units"
+                "perhaps lists leave_out of its regions and doubted_sessions, and an array of region names under units"
             )
     for name, entry in mapping.get("covariates", {}).items():
         _check(path, f"covariates.{name}", entry, COVARIATE)
@@ -159,10 +160,20 @@ def load_mapping(path: Path) -> dict[str, Any]:
     return mapping
 
 
-def _regions(given: np.ndarray, parcellation: str, leave_out: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """Columns of the units table: regions in a parcellation of the Allen ontology, and as they were given."""
+def _regions(
+    recording_id: str,
+    given: np.ndarray,
+    parcellation: str,
+    leave_out: Iterable[str] = (),
+    doubted_sessions: Collection[str] = (),
+) -> dict[str, np.ndarray]:
+    """Columns of the units table: regions in a parcellation of the Allen ontology, and as they were given.
+
+    A session whose labels are doubted has no regions, only what was given.
+    """
     region = map_acronyms(given, parcellation)
-    return {"region": np.where(np.isin(region, list(leave_out)), "", region).astype(str), "region_given": given}
+    unknown = np.isin(region, list(leave_out)) | (recording_id.split("/")[1] in doubted_sessions)
+    return {"region": np.where(unknown, "", region).astype(str), "region_given": given}
 
 
 def default_mapping(names: list[str]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from eval.controls import broken_sessions
 from eval.predictions import LABEL_TASKS, RATE_TASKS, TRACE_PREFIX, VALUE_TASKS, Prediction, traced
 from eval.scoring import target_rows
 from eval.session_view import SessionView
-from eval.unit_folds import UNIT_TASKS, held_out_units, permuted_regions, unit_tasks
+from eval.unit_folds import REGION_TASKS, UNIT_TASKS, held_out_units, permuted_regions, unit_tasks
 
 # `baseline`: the inputs a model has in this task. `null`: fewer. `reference`: more; printed, never the one to beat.
 # `control`: a baseline on a session broken on purpose; listed with the nulls, never the one to beat either.
@@ -205,7 +205,7 @@ def _linear_fit(view: SessionView, task: str, track: str) -> ScalarFit:
 
 def _permuted_regions(view: SessionView, task: str, track: str) -> dict[str, Baseline]:
     """The control of the tasks of regions: the ridge where labels of regions say nothing; empty for other tasks."""
-    if task not in ("intra_region", "inter_region"):
+    if task not in REGION_TASKS:
         return {}
     permuted = permuted_regions(view, seed=0)
     if task not in unit_tasks(permuted):

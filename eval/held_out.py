@@ -31,11 +31,15 @@ from eval.results import SPLITS, ResultRow, plain, write_results
 from eval.session_rows import task_rows
 from eval.session_view import SessionView
 from eval.shared_work import share_work
+from eval.unit_folds import REGION_TASKS
 from foundation.corpus import Corpus
 from foundation.durable import CorpusError
 from foundation.mixture import known_as
 from foundation.recording import RecordingError
 from foundation.sampling import WindowReader
+
+# Tasks that read the regions of units.
+READ_REGIONS = {*COLUMNS, *REGION_TASKS}
 
 
 def evaluate(
@@ -91,7 +95,7 @@ def evaluate(
     broken = [problem for adapted in models for problem in breaches(adapted, corpus)]
     if broken and not force:
         raise ProvenanceError("; ".join(broken) + ". Hold the animal out, or pass --force to score it under a stamp")
-    leaks = leaks_of(models, corpus)
+    leaks = leaks_of(models, corpus, with_regions=tasks is None or not {*tasks}.isdisjoint(READ_REGIONS))
     if not force:
         refuse(leaks)
     broken += [str(leak) for leak in leaks if leak.decided]

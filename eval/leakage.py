@@ -60,12 +60,13 @@ class Past:
     predictions: Mapping[str, Sequence[tuple[Prediction, Sequence[Prediction]]]] = field(default_factory=dict)
 
 
-def find_leaks(corpus: Corpus, past: Past) -> list[Leak]:
+def find_leaks(corpus: Corpus, past: Past, *, with_regions: bool = True) -> list[Leak]:
     """All leaks, certain ones first; a check that cannot decide says so.
 
     Args:
         corpus: Holds the recordings of `past`.
         past: Of the model.
+        with_regions: Look at the regions of units too; a score that reads none has nothing to fear from them.
 
     Raises:
         CorpusError: A recording that the corpus does not have.
@@ -76,8 +77,9 @@ def find_leaks(corpus: Corpus, past: Past) -> list[Leak]:
     leaks += normalizer_leaks(past.normalizers, corpus, past.pretraining, past.evaluated, *past.pretraining_split)
     for key in past.evaluated:
         leaks += _session_leaks(corpus, key, past)
-    tables = {key: corpus[key].units for key in dict.fromkeys([*past.pretraining, *past.evaluated])}
-    leaks += table_leaks(past.regions, tables) + order_leaks({**tables, **past.regions}, past.evaluated)
+    if with_regions:
+        tables = {key: corpus[key].units for key in dict.fromkeys([*past.pretraining, *past.evaluated])}
+        leaks += table_leaks(past.regions, tables) + order_leaks({**tables, **past.regions}, past.evaluated)
     return sorted(leaks, key=lambda leak: not leak.decided)
 
 
@@ -94,7 +96,7 @@ def _session_leaks(corpus: Corpus, key: str, past: Past) -> Iterator[Leak]:
         yield from prediction_leaks(mine, others, view)
 
 
-def leaks_of(models: Sequence[Adapted], corpus: Corpus) -> list[Leak]:
+def leaks_of(models: Sequence[Adapted], corpus: Corpus, *, with_regions: bool = True) -> list[Leak]:
     """All leaks of adapted models of any splits and pretraining runs, each once; certain ones first."""
     groups: dict[tuple[object, ...], list[Adapted]] = {}
     for model in models:
@@ -102,7 +104,8 @@ def leaks_of(models: Sequence[Adapted], corpus: Corpus) -> list[Leak]:
             group = groups.setdefault((used["split"], int(used["fold"]), tuple(_pretraining(model))), [])
             if model not in group:
                 group.append(model)
-    found = [leak for group in groups.values() for leak in find_leaks(corpus, past_of(group, corpus))]
+    pasts = [past_of(group, corpus) for group in groups.values()]
+    found = [leak for past in pasts for leak in find_leaks(corpus, past, with_regions=with_regions)]
     return sorted(dict.fromkeys(found), key=lambda leak: not leak.decided)
 
 

@@ -100,12 +100,17 @@ def order_leaks(tables: Mapping[str, pd.DataFrame], evaluated: Collection[str] =
 def region_order(table: pd.DataFrame, draws: int = DRAWS) -> Order | None:
     """Order of the known regions along each probe; None with a single region or fewer than four units.
 
+    Where finer areas are known too, the order is theirs: in coarse classes the runs of two probes whose units were
+    merged may look like none.
+
     Args:
-        table: `unit_id` (its third part is the probe), `region`, and `depth_um` if known.
+        table: `unit_id` (its third part is the probe), `region`, and, if known, `depth_um` and `region_given`: areas
+            before they were mapped, used where they determine the region.
         draws: Permutations within the session; seeded by the ids.
     """
     table = table[table["region"] != ""]
-    region = table["region"].to_numpy(str)
+    is_finer = "region_given" in table and (table.groupby("region_given")["region"].nunique() <= 1).all()
+    region = table["region_given" if is_finer else "region"].to_numpy(str)
     if len(region) < 4 or len(set(region)) < 2:
         return None
     probe = table["unit_id"].str.split("/").str[2].fillna("").to_numpy(str)

@@ -17,7 +17,8 @@ import numpy as np
 
 from eval.session_view import SessionView
 
-UNIT_TASKS = ("cosmooth", "intra_region", "inter_region")
+REGION_TASKS = ("intra_region", "inter_region")
+UNIT_TASKS = ("cosmooth", *REGION_TASKS)
 COSMOOTH_FOLDS, COSMOOTH_SHARE, COSMOOTH_TWIN = 5, 0.1, 0.2
 # A region is predicted with at least so many units, those of a region in so many parts.
 MIN_REGION_UNITS, INTRA_FOLDS = 5, 10

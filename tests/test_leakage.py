@@ -358,6 +358,28 @@ def test_ordered_tables_are_not_accused_and_shuffled_ones_are() -> None:
     assert len(whats(order_leaks({**before, **mixed}, list(mixed)))) >= 57
 
 
+def test_runs_of_areas_count_where_coarse_classes_have_none() -> None:
+    """Units of two probes in cortex and hippocampus that were merged into one list."""
+
+    # Runs of four of an area, of which every second one is in the other class; one unit in five somewhere else.
+    rng, table = np.random.default_rng(9), PROBES[SCORED[0]]
+    area = np.repeat(np.arange(len(table) // 4 + 1), 4)[: len(table)]
+    area = np.where(rng.random(len(table)) < 0.2, rng.permutation(area), area)
+    mine = table.assign(region_given=[f"area{k % 16}" for k in area], region=np.where(area % 2, "HPF", "Isocortex"))
+    alone = mine.drop(columns="region_given")
+    assert region_order(mine).kappa > 0.4 > region_order(alone).kappa
+    # Labels that were shuffled after they were mapped no longer follow from the areas: those say nothing of them.
+    swapped = mine.assign(region=np.random.default_rng(0).permutation(mine["region"]))
+    assert region_order(swapped).kappa < 0.2
+
+
+def test_scores_that_read_no_region_do_not_care(clean: Corpus) -> None:
+    wrong = {**PROBES, SCORED[0]: shuffled(PROBES[SCORED[0]])}
+    past = Past(TRAINED, SCORED, regions=wrong)
+    assert "region table without order" in whats(find_leaks(clean, past))
+    assert "region table without order" not in whats(find_leaks(clean, past, with_regions=False))
+
+
 def test_where_sites_have_no_order_nothing_is_said() -> None:
     tables = {key: shuffled(table, seed) for seed, (key, table) in enumerate(PROBES.items())}
     assert [leak.decided for leak in order_leaks(tables, SCORED)] == [False]
