@@ -360,7 +360,6 @@ def test_ordered_tables_are_not_accused_and_shuffled_ones_are() -> None:
 
 def test_runs_of_areas_count_where_coarse_classes_have_none() -> None:
     """Units of two probes in cortex and hippocampus that were merged into one list."""
-
     # Runs of four of an area, of which every second one is in the other class; one unit in five somewhere else.
     rng, table = np.random.default_rng(9), PROBES[SCORED[0]]
     area = np.repeat(np.arange(len(table) // 4 + 1), 4)[: len(table)]
