@@ -310,15 +310,17 @@ class _Fit:
             return
         own = self.own(train)
         free = np.arange(num_shared + own.shape[2]) > 0
-        designs = [np.concatenate([shared, own[:, u]], axis=1) for u in range(self.num_units)]
-        starts: list[np.ndarray | None] = [None] * self.num_units
-        for penalty in penalties:
-            for u, design in enumerate(designs):
-                starts[u] = fit_poisson_ridge(
-                    design, train.counts[:, u : u + 1], penalty, penalized=free, init=starts[u], tolerance=TOLERANCE
+        # Unit by unit: the designs of all units at once would be hundreds of times the recording.
+        path = np.empty((len(penalties), len(free), self.num_units))
+        for u in range(self.num_units):
+            design, start = np.concatenate([shared, own[:, u]], axis=1), None
+            for p, penalty in enumerate(penalties):
+                start = fit_poisson_ridge(
+                    design, train.counts[:, u : u + 1], penalty, penalized=free, init=start, tolerance=TOLERANCE
                 )
-            stacked = np.concatenate([w for w in starts if w is not None], axis=1)
-            yield {"constant": stacked[:1], "weights": stacked[1:num_shared], "own_weights": stacked[num_shared:]}
+                path[p, :, u] = start[:, 0]
+        for weights in path:
+            yield {"constant": weights[:1], "weights": weights[1:num_shared], "own_weights": weights[num_shared:]}
 
     def rate(self, question: Question, rows: _Rows, solution: dict[str, np.ndarray]) -> np.ndarray:
         """Log-rates of a solution."""
