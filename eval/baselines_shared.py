@@ -7,7 +7,7 @@ decoders, and how the filters are found, are elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,8 +21,9 @@ from eval.shared_filters import Moments, filtered, shared_filters
 from eval.trial_windows import WINDOW_SETS, window_rates
 from foundation.corpus import Corpus
 
-# Of so many sessions, evenly spaced: the filters are a few dozen numbers.
-MAX_SESSIONS = 24
+# Of so many sessions, evenly spaced, and so many units of each: the filters are a few dozen numbers, and what they
+# are found from grows with the square of the units.
+MAX_SESSIONS, MAX_UNITS = 24, 256
 _LABEL_WINDOWS = (*WINDOW_SETS["quarters"], *WINDOW_SETS["last 100, 200 ms and before"])
 
 
@@ -52,10 +53,13 @@ class OtherSessions:
         return cls(corpus, tuple(ids[:: -(-len(ids) // MAX_SESSIONS) or 1]), view.bin_size_s, view.split, view.fold)
 
     def views(self) -> Iterator[SessionView]:
-        """One after the other, opened when asked for."""
+        """One after the other, opened when asked for, with the units that fire most in the train trials."""
         for recording_id in self.recording_ids:
             recording = self.corpus[recording_id]
-            yield SessionView.of(recording, bin_size_s=self.bin_size_s, split=self.split, fold=self.fold)
+            view = SessionView.of(recording, bin_size_s=self.bin_size_s, split=self.split, fold=self.fold)
+            busiest = np.sort(np.argsort(-view.train_mean(), kind="stable")[:MAX_UNITS])
+            columns = {name: getattr(view, name)[busiest] for name in ("unit", "region")}
+            yield replace(view, counts=view.counts[:, busiest], **columns)
 
 
 def shared_label(view: SessionView, name: str, others: OtherSessions) -> ScalarFit | None:

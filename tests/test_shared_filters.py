@@ -121,3 +121,16 @@ def test_baselines_borrow_from_train_trials_of_the_others_alone(
     ):
         assert after is not None
         np.testing.assert_allclose(after.value, before.value, rtol=1e-9)
+
+
+def test_of_large_sessions_the_busiest_units_are_read(
+    synthetic_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = SessionView.of(synthetic_corpus["synthetic/animal00_0"])
+    monkeypatch.setattr("eval.baselines_shared.MAX_UNITS", 5)
+    others = OtherSessions.beside(view, synthetic_corpus, {"pretraining_subjects": ["animal00"]})
+    (few,) = others.views()
+    assert few.counts.shape == (len(view.trial), 5)
+    np.testing.assert_array_equal(few.counts, view.counts[:, np.isin(view.unit, few.unit)])
+    spikes = view.counts[view.rows_in("train")].sum(axis=0)
+    assert spikes[np.isin(view.unit, few.unit)].min() >= spikes[~np.isin(view.unit, few.unit)].max()
