@@ -7,8 +7,10 @@ the caller's choice: `refuse(leaks)` raises with all of them, or their texts go 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,29 +73,49 @@ def find_leaks(corpus: Corpus, past: Past, *, with_regions: bool = True) -> list
     Raises:
         CorpusError: A recording that the corpus does not have.
     """
+    return _find(corpus, past, with_regions, {})
+
+
+# What was found in sessions by themselves, by all that it depends on.
+_OfSessions = dict[tuple[Any, ...], list[Leak]]
+
+
+def _find(corpus: Corpus, past: Past, with_regions: bool, of_sessions: _OfSessions) -> list[Leak]:
     new = [key for key in past.evaluated if key not in past.held_out_sessions]
     leaks = animal_leaks(corpus.subjects, past.pretraining, new)
     leaks += recording_leaks(corpus, past.pretraining, past.evaluated)
     leaks += normalizer_leaks(past.normalizers, corpus, past.pretraining, past.evaluated, *past.pretraining_split)
     for key in past.evaluated:
-        leaks += _session_leaks(corpus, key, past)
+        leaks += _session_leaks(corpus, key, past, of_sessions)
     if with_regions:
         tables = {key: corpus[key].units for key in dict.fromkeys([*past.pretraining, *past.evaluated])}
         leaks += table_leaks(past.regions, tables) + order_leaks({**tables, **past.regions}, past.evaluated)
     return sorted(leaks, key=lambda leak: not leak.decided)
 
 
-def _session_leaks(corpus: Corpus, key: str, past: Past) -> Iterator[Leak]:
+def _session_leaks(corpus: Corpus, key: str, past: Past, of_sessions: _OfSessions) -> Iterator[Leak]:
     view = SessionView.of(corpus[key], bin_size_s=past.bin_size_s, split=past.split, fold=past.fold)
     for roles in past.roles.get(key, ()):
         yield from adaptation_leaks(view, np.asarray(roles))
-    yield from view_leaks(view)
+    about = (
+        key,
+        past.split,
+        past.fold,
+        past.bin_size_s,
+        json.dumps({target: list(names) for target, names in past.readable.items()}),
+    )
+    if about not in of_sessions:
+        of_sessions[about] = [*view_leaks(view), *_readable_leaks(view, past)]
+    yield from of_sessions[about]
+    for mine, others in past.predictions.get(key, ()):
+        yield from prediction_leaks(mine, others, view)
+
+
+def _readable_leaks(view: SessionView, past: Past) -> Iterator[Leak]:
     for target, names in past.readable.items():
         own = {*view.trial_covariates, *view.row_covariates}
         if target == SPIKES or target in own:
             yield from covariate_leaks(view, target, [name for name in names if name in own])
-    for mine, others in past.predictions.get(key, ()):
-        yield from prediction_leaks(mine, others, view)
 
 
 def leaks_of(models: Sequence[Adapted], corpus: Corpus, *, with_regions: bool = True) -> list[Leak]:
@@ -105,7 +127,8 @@ def leaks_of(models: Sequence[Adapted], corpus: Corpus, *, with_regions: bool = 
             if model not in group:
                 group.append(model)
     pasts = [past_of(group, corpus) for group in groups.values()]
-    found = [leak for past in pasts for leak in find_leaks(corpus, past, with_regions=with_regions)]
+    of_sessions: _OfSessions = {}
+    found = [leak for past in pasts for leak in _find(corpus, past, with_regions, of_sessions)]
     return sorted(dict.fromkeys(found), key=lambda leak: not leak.decided)
 
 

@@ -16,9 +16,11 @@ import pandas as pd
 import pytest
 
 from eval import held_out
+from eval.adapted import find_models
 from eval.baselines import Baseline, run_baselines, run_controls
 from eval.details import read_details
 from eval.examples import read_examples
+from eval.leakage import leaks_of
 from eval.predictions import read_prediction, write_prediction
 from eval.probe_fits import fit_logistic
 from eval.results import read_results
@@ -102,6 +104,17 @@ def test_rows_carry_baseline_and_null_and_files_score_the_same(
             ]
             if np.isfinite(value.value):
                 assert row["value"].item() == pytest.approx(value.value, abs=1e-9)
+
+
+def test_a_session_is_searched_for_leaks_once_for_all_its_models(
+    runs: Path, synthetic_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = find_models(runs / "new", ["animal03"])
+    assert len({tuple(m.model.provenance["pretraining_subjects"]) for m in models}) == 2  # scratch has none
+    searched: list[str] = []
+    monkeypatch.setattr("eval.leakage.view_leaks", lambda view: searched.append(view.session) or [])
+    assert not [leak for leak in leaks_of(models, synthetic_corpus) if leak.decided]
+    assert searched == ["animal03_0"]
 
 
 def test_folds_are_scored_each_in_its_own_trials_and_averaged(
