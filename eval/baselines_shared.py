@@ -17,7 +17,7 @@ from eval.baselines_decoding import labels_of, trace_inputs
 from eval.design import standardize
 from eval.linear_fits import ScalarFit, logistic, ridge
 from eval.session_view import SessionView
-from eval.shared_filters import Moments, filtered, shared_filters
+from eval.shared_filters import filtered, shared_filters, summary_of
 from eval.trial_windows import WINDOW_SETS, window_rates
 from foundation.corpus import Corpus
 
@@ -93,7 +93,7 @@ def _label_filters(others: OtherSessions, name: str) -> list[np.ndarray]:
             train = view.trials_in("train")
             train = train[covariate.observed[train]]
             if len(np.unique(covariate.values[train])) == 2:
-                found.append(Moments.of(_trial_block(view, train)[train], covariate.values[train].astype(float)))
+                found.append(summary_of(_trial_block(view, train)[train], covariate.values[train].astype(float)))
     return shared_filters(found) if found else []
 
 
@@ -107,7 +107,7 @@ def _trace_filters(others: OtherSessions, name: str, causal: bool) -> list[np.nd
             rows = inputs.train
             # What the time in trial tells is no matter of spikes.
             rest = inputs.target - ridge(inputs.time, inputs.target, rows, rows, penalties=(1.0,)).value
-            found.append(Moments.of(_by_window(inputs.lagged, view)[rows], rest[rows]))
+            found.append(summary_of(_by_window(inputs.lagged, view)[rows], rest[rows]))
     return shared_filters(found) if found else []
 
 

@@ -38,9 +38,13 @@ class Moments:
         """Of `features` `(N, W, U)`, standardized, and a target `(N,)`, which is standardized here."""
         rows, windows, units = features.shape
         flat = features.reshape(rows, -1)
-        y = (target - target.mean()) / max(float(target.std()), 1e-9)
+        y = _standard(target)
         gram = (flat.T @ flat).reshape(windows, units, windows, units)
         return cls(gram, (flat.T @ y).reshape(windows, units), rows)
+
+    def products(self, weights: np.ndarray) -> np.ndarray:
+        """`(r, W, r, W)` sums of products of what weights `(r, U)` make of each window."""
+        return np.asarray(np.einsum("ru,wuxv,sv->rwsx", weights, self.gram, weights, optimize=True))
 
     def weights(self, filters: np.ndarray, penalty: float) -> np.ndarray:
         """U of the session, `(r, U)`, given `filters` `(r, W)`."""
@@ -50,7 +54,54 @@ class Moments:
         return np.linalg.solve(gram + ridge, (filters @ self.cross).ravel()).reshape(rank, units)
 
 
-def shared_filters(sessions: Iterable[Moments]) -> list[np.ndarray]:
+@dataclass(frozen=True)
+class FewRows:
+    """The same of a session with fewer rows than features: the rows themselves, and ridge regression in its dual form.
+
+    Attributes:
+        features: `(N, W, U)`, standardized.
+        target: `(N,)`, standardized.
+    """
+
+    features: np.ndarray
+    target: np.ndarray
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.target)
+
+    @property
+    def cross(self) -> np.ndarray:
+        """`(W, U)` sums of products with the target."""
+        return np.asarray(np.tensordot(self.target, self.features, axes=1))
+
+    def products(self, weights: np.ndarray) -> np.ndarray:
+        """As `Moments.products`."""
+        made = np.einsum("nwu,ru->nrw", self.features, weights, optimize=True).reshape(self.num_rows, -1)
+        shape = (len(weights), self.features.shape[1])
+        return np.asarray((made.T @ made).reshape(*shape, *shape))
+
+    def weights(self, filters: np.ndarray, penalty: float) -> np.ndarray:
+        """As `Moments.weights`."""
+        passed = filtered(self.features, filters)
+        ridge = penalty * self.num_rows * np.eye(self.num_rows)
+        dual = np.linalg.solve(passed @ passed.T + ridge, self.target)
+        return np.asarray((dual @ passed).reshape(len(filters), -1))
+
+
+def summary_of(features: np.ndarray, target: np.ndarray) -> Moments | FewRows:
+    """The smaller of the two for features `(N, W, U)`, standardized, and a target `(N,)`."""
+    if len(features) >= features.shape[1] * features.shape[2]:
+        return Moments.of(features, target)
+    return FewRows(features, _standard(target))
+
+
+def _standard(target: np.ndarray) -> np.ndarray:
+    return np.asarray((target - target.mean()) / max(float(target.std()), 1e-9))
+
+
+def shared_filters(sessions: Iterable[Moments | FewRows]) -> list[np.ndarray]:
     """Filters `(r, W)` with orthonormal rows, for every rank and penalty that there is.
 
     Alternating least squares, from the leading directions of the sessions' own full regressions, of the sum over
@@ -75,13 +126,13 @@ def shared_filters(sessions: Iterable[Moments]) -> list[np.ndarray]:
     return found
 
 
-def _improve(sessions: list[Moments], filters: np.ndarray, penalty: float) -> np.ndarray:
+def _improve(sessions: list[Moments | FewRows], filters: np.ndarray, penalty: float) -> np.ndarray:
     """One round: U of every session for these filters, then the best filters for these U, made orthonormal."""
     size = filters.size
     gram, cross = np.zeros((size, size)), np.zeros(filters.shape)
     for session in sessions:
         weights = session.weights(filters, penalty)
-        part = np.einsum("ru,wuxv,sv->rwsx", weights, session.gram, weights, optimize=True)
+        part = session.products(weights)
         ridge = penalty * np.kron(weights @ weights.T, np.eye(filters.shape[1]))
         gram += part.reshape(size, size) / session.num_rows + ridge
         cross += weights @ session.cross.T / session.num_rows

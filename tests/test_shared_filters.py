@@ -13,7 +13,7 @@ from eval.baselines_shared import OtherSessions, shared_label, shared_trace
 from eval.linear_fits import ridge
 from eval.metrics import r2
 from eval.session_view import SessionView
-from eval.shared_filters import PENALTIES, RANKS, Moments, filtered, shared_filters
+from eval.shared_filters import PENALTIES, RANKS, FewRows, Moments, filtered, shared_filters, summary_of
 from foundation.corpus import Corpus
 
 
@@ -34,6 +34,22 @@ def test_weights_are_a_ridge_on_filtered_features() -> None:
     y = (target - target.mean()) / target.std()
     theirs = Ridge(alpha=0.3 * 80, fit_intercept=False).fit(loop, y).coef_
     np.testing.assert_allclose(Moments.of(features, target).weights(filters, 0.3).ravel(), theirs, atol=1e-10)
+
+
+def test_few_rows_give_what_their_moments_give() -> None:
+    rng = np.random.default_rng(7)
+    truth = rng.normal(size=(2, 6))
+    data = [_session(rows, units, rng, truth) for rows, units in ((30, 8), (47, 12), (48, 8))]
+    sums, rows = [Moments.of(*one) for one in data], [summary_of(*one) for one in data]
+    assert [type(one) for one in rows] == [FewRows, FewRows, Moments]
+    filters = np.linalg.qr(rng.normal(size=(6, 2)))[0].T
+    for one, other in zip(sums, rows):
+        np.testing.assert_allclose(other.cross, one.cross, atol=1e-9)
+        weights = one.weights(filters, 0.3)
+        np.testing.assert_allclose(other.weights(filters, 0.3), weights, atol=1e-9)
+        np.testing.assert_allclose(other.products(weights), one.products(weights), atol=1e-9)
+    for one, other in zip(shared_filters(sums), shared_filters(rows)):
+        np.testing.assert_allclose(other.T @ other, one.T @ one, atol=1e-6)
 
 
 def test_of_white_features_the_filters_are_singular_vectors() -> None:
