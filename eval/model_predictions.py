@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from eval.predictions import LABEL_TASKS, RATE_TASKS, Prediction, traced
+from eval.predictions import LABEL_TASKS, RATE_TASKS, VALUE_TASKS, Prediction, traced
 from eval.scoring import FORECAST_KNOWN, target_rows
 from eval.session_view import SessionView
 from eval.unit_folds import UNIT_TASKS, unit_folds
@@ -46,6 +46,9 @@ def predict_task(
     if task in LABEL_TASKS:
         logits = np.array([_logit(found[0]) for found in decoded(model, reader, windows, task)])
         return Prediction.of(view, task, name, trial=view.source_trial[trials], logit=logits)
+    if task in VALUE_TASKS:
+        values = np.array([found[0, 0] for found in decoded(model, reader, windows, task)])
+        return Prediction.of(view, task, name, trial=view.source_trial[trials], value=values)
     rows = np.flatnonzero(np.isin(view.trial, trials) & target_rows(view, task))
     if track == "acausal":
         found = dict(zip(trials, decoded(model, reader, windows, traced(task) or "")))

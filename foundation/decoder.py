@@ -19,7 +19,7 @@ from foundation.sampling import Window, WindowReader
 from foundation.sidecars import as_arrays
 
 # Kind and scope of the covariates that a read-out is fitted for; others stay with the heads.
-DECODED = (("categorical", "trial"), ("continuous", "time"))
+DECODED = (("categorical", "trial"), ("continuous", "trial"), ("continuous", "time"))
 
 
 def decoded(
@@ -54,7 +54,7 @@ def decoded_together(
     for parts in segments(model, reader, windows, last=causal):
         out = {}
         for name, question in questions.items():
-            asked = [part for part in parts if part.row >= 0 or causal or not question.is_label]
+            asked = [part for part in parts if part.row >= 0 or causal or not question.is_of_trial]
             found = [decoder.predict(question, part) for part in asked]
             whole = np.concatenate(found) if found else np.zeros((0, channels[name].width))
             out[name] = found[0][-1] if causal else whole
@@ -75,31 +75,36 @@ class Question:
         return f"decode.{self.channel.spec.name}.{'causal' if self.causal else 'whole'}."
 
     @property
-    def is_label(self) -> bool:
+    def is_of_trial(self) -> bool:
         """Whether it has one answer per trial."""
         return self.channel.spec.scope == "trial"
 
+    @property
+    def is_label(self) -> bool:
+        """Whether the answer is a class."""
+        return self.channel.spec.kind == "categorical"
+
     def spikes(self, segment: Segment) -> np.ndarray:
         """Features of the spikes `(R, L, N)`; R is 1, or the bins of an acausal trace."""
-        make = label_spikes if self.is_label else trace_spikes
+        make = label_spikes if self.is_of_trial else trace_spikes
         return make(segment, self.bin_size_s, self.causal)
 
     def states(self, segment: Segment) -> np.ndarray:
         """Features of the trunk `(R, S)`."""
-        if self.is_label:
+        if self.is_of_trial:
             return label_states(segment, self.bin_size_s)
         return segment.states[-1:] if self.causal else segment.states
 
     def course(self, segment: Segment, longest_s: float) -> np.ndarray:
         """Time since the start `(R, H)`; `(R, 0)` for the label of a whole trial."""
-        if self.is_label and not self.causal:
+        if self.is_of_trial and not self.causal:
             return np.zeros((1, 0))
-        return elapsed(segment, self.bin_size_s, longest_s, self.causal or self.is_label)
+        return elapsed(segment, self.bin_size_s, longest_s, self.causal or self.is_of_trial)
 
     def head(self, segment: Segment) -> np.ndarray:
         """The head's answer `(R, W)`."""
         found = segment.heads[self.channel.spec.name]
-        return found[None] if self.is_label else found[-1:] if self.causal else found
+        return found[None] if self.is_of_trial else found[-1:] if self.causal else found
 
 
 @dataclass
@@ -146,7 +151,7 @@ class SessionDecoder:
         """Rows of a segment; `labels` `(E,)` of its trial, decoded here when missing."""
         course = question.course(segment, float(self.arrays["decode.longest_s"]))
         told = np.zeros((len(course), 0))
-        if not question.is_label and not question.causal:
+        if not question.is_of_trial and not question.causal:
             z = self.labels(segment) if labels is None else labels
             told = (np.concatenate([np.tanh(z / 2), z])[None, :, None] * course[:, None, :]).reshape(len(course), -1)
         head = question.head(segment)
@@ -169,7 +174,7 @@ class SessionDecoder:
 
     def predict(self, question: Question, segment: Segment) -> np.ndarray:
         """`(R, W)`: a row per bin, or one for the trial or the last bin."""
-        if not self.has(question) or (question.is_label and segment.row < 0):
+        if not self.has(question) or (question.is_of_trial and segment.row < 0):
             return question.head(segment)
         rows = self.rows(question, segment)
         mix, temperature = (self.arrays[question.prefix + key] for key in ("mix", "temperature"))

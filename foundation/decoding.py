@@ -1,7 +1,7 @@
 """The decoding heads of an adapted session once more, as convex problems on the frozen trunk: labels and traces.
 
-Per target covariate (categorical per trial, or continuous in time) and per question (`whole`: the whole window is seen;
-`causal`: windows end at the bin asked for) three experts are averaged:
+Per target covariate (categorical or continuous per trial, or continuous in time) and per question (`whole`: the whole
+window is seen; `causal`: windows end at the bin asked for) three experts are averaged:
 
     head     the shared head, trained by gradients
     spikes   softmax or ridge regression on square-root spike counts in windows
@@ -119,7 +119,7 @@ class _Fit:
         ]
         told = np.zeros((len(found[0]), 0))
         for question in asked:
-            if not question.is_label and not told.size:
+            if not question.is_of_trial and not told.size:
                 told = np.stack([self.session.labels(part) for _, part in found[0]])
                 self.cross_fit(told, found[0], [q for q in asked if q.is_label and self.session.has(q)])
             lazy = [
@@ -168,7 +168,7 @@ class _Fit:
             cut = [replace(windows[w], num_bins=k * step) for w, k in cuts]
             for (w, k), parts in zip(cuts, segments(self.model, self.reader, cut, last=True)):
                 for question in asked:
-                    if not question.is_label or k % wide == 0:
+                    if not question.is_of_trial or k % wide == 0:
                         rows[role][question].append(self.rows(question, w, parts[0]))
         for question in asked:
             if all(role[question] for role in rows):
@@ -183,10 +183,11 @@ class _Fit:
     def target(self, question: Question, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
         """Target `(R, width)`, or the class `(1, 1)`, and whether it is observed `(R,)`."""
         covariate = self.recording.covariates[question.channel.spec.name]
-        if question.is_label:
+        if question.is_of_trial:
             row = max(segment.row, 0)
             seen = segment.row >= 0 and bool(covariate.observed[row])
-            return np.array([[covariate.values[row] if seen else 0]], float).reshape(1, 1), np.array([seen])
+            value = np.asarray(covariate.values[row], dtype=float)
+            return (value if seen else np.zeros_like(value)).reshape(1, -1), np.array([seen])
         size, num = self.reader.bin_size_s, len(segment.counts)
         skip = num - 1 if question.causal else 0
         start = segment.window.start_s + (segment.first + skip) * size

@@ -14,6 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from eval.baselines import tasks_of
+from eval.model_predictions import predict_task
+from eval.scoring import score
+from eval.session_view import SessionView
 from foundation.binning import bin_covariate
 from foundation.checkpoint import load_model
 from foundation.corpus import Corpus, write_manifest
@@ -181,6 +185,27 @@ def test_a_trace_that_lies_in_the_spikes_is_found(
     for causal, there in ((False, truth), (True, ends)):
         value = ask(model, corpus, windows, "wheel_speed", causal=causal)
         assert np.mean((value - there) ** 2) < 0.6 * there.var()
+
+
+def test_a_value_of_each_trial_is_decoded_and_scored(tiny_run: Path, synthetic_corpus: Corpus, tmp_path: Path) -> None:
+    """The root of the busiest unit's rate in the trial, called contrast; the network's head was not trained."""
+    recording = synthetic_corpus[KEY]
+    spikes = recording.spike_times[recording.spike_units == np.bincount(recording.spike_units).argmax()]
+    start, stop = recording.trials[["start_s", "stop_s"]].to_numpy(dtype=float).T
+    rate = (np.searchsorted(spikes, stop) - np.searchsorted(spikes, start)) / (stop - start)
+    contrast = Covariate.continuous(CovariateSpec("contrast", "continuous", "trial"), np.sqrt(rate))
+    corpus = changed(tmp_path, replace(recording, covariates={"contrast": contrast}))
+    model, data, _ = tiny_model(tiny_run, corpus)
+    fit_decoding(model, data, CONFIG)
+    assert {"decode.contrast.whole.mix", "decode.contrast.causal.mix"} <= model.readouts[KEY].keys()
+    view = SessionView.of(corpus[KEY])
+    assert ("contrast", "") in tasks_of(view)
+    model.readouts[KEY]["decode.contrast.whole.mix"] = torch.tensor([0.0, 0.5, 0.5])
+    found = predict_task(model, data.reader, KEY, view, "contrast", "", "ours")
+    assert score(found, view)["r2"].value > 0.5
+    windows = trial_windows(corpus, "test")
+    ends = ask(model, corpus, windows, "contrast", causal=True)
+    assert ends.shape == (len(windows), 1)
 
 
 def test_causal_answers_do_not_see_later_spikes(
