@@ -139,11 +139,12 @@ def load_mapping(path: Path) -> dict[str, Any]:
         _check(path, "regions", mapping["regions"], REGIONS)
         asked = mapping["regions"].get("parcellation")
         lists = [mapping["regions"].get(entry, []) for entry in ("leave_out", "doubted_sessions")]
-        is_known = isinstance(asked, str) and asked in PARCELLATIONS and all(isinstance(one, list) for one in lists)
-        if not is_known or "region" not in mapping.get("units", {}):
+        are_names = all(isinstance(one, list) and all(isinstance(name, str) for name in one) for one in lists)
+        is_known = isinstance(asked, str) and asked in PARCELLATIONS
+        if not is_known or not are_names or "region" not in mapping.get("units", {}):
             raise ValueError(
                 f"{path}: regions: got {mapping['regions']!r}, expected a parcellation of {sorted(PARCELLATIONS)}, "
-                "perhaps lists leave_out of its regions and doubted_sessions, and an array of region names under units"
+                "perhaps lists of names leave_out and doubted_sessions, and an array of region names under units"
             )
     for name, entry in mapping.get("covariates", {}).items():
         _check(path, f"covariates.{name}", entry, COVARIATE)

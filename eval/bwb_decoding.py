@@ -74,9 +74,10 @@ def decode(
     own = copy.copy(model)
     own.readouts = {}
     # A trace is told the labels that are decoded from the same second.
-    labels = [c.spec.name for c in model.channels if c.spec.scope == "trial" and task.kind == "value"]
+    labels = [c.spec for c in model.channels if task.kind == "value" and c.spec.scope == "trial"]
+    told = [spec.name for spec in labels if spec.kind == "categorical"]
     data = TrainingData(reader, {key: windows["train"]}, {key: windows["val"]})
-    fit_decoding(own, data, config, whole=[*labels, channel.spec.name])
+    fit_decoding(own, data, config, whole=[*told, channel.spec.name])
     if task.kind == "count":
         return places["test"].trial_id, _counts(own, reader, recording, task, channel, windows) / BIN_S
     found = list(decoded(own, reader, windows["test"], channel.spec.name))

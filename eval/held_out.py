@@ -39,7 +39,7 @@ from foundation.recording import RecordingError
 from foundation.sampling import WindowReader
 
 # Tasks that read the regions of units.
-READ_REGIONS = {*COLUMNS, *REGION_TASKS}
+READ_REGIONS = {"region", *REGION_TASKS}
 
 
 def evaluate(

@@ -68,10 +68,14 @@ def order_leaks(tables: Mapping[str, pd.DataFrame], evaluated: Collection[str] =
 
     Args:
         tables: Units tables by recording id, of pretraining and evaluation: `unit_id`, `region`, and `depth_um` if
-            known; else the rows are taken to stand in the order of the probe.
+            known; else the rows are taken to stand in the order of the probe. Where every table of a dataset has
+            `region_given`, the areas before they were mapped, and these determine the region, the order is of areas:
+            in coarse classes the runs of two probes whose units were merged may look like none.
         evaluated: Recording ids that are compared with the others only; none: every session with all others.
     """
-    orders = {key: region_order(table) for key, table in tables.items()}
+    # Areas of all sessions of a dataset, or classes of all: their orders are compared.
+    coarse = {key.split("/")[0] for key, table in tables.items() if not _has_areas(table)}
+    orders = {key: region_order(table, areas=key.split("/")[0] not in coarse) for key, table in tables.items()}
     regions = {key: set(table["region"]) - {""} for key, table in tables.items()}
     leaks, silent = [], 0
     for key, mine in orders.items():
@@ -97,20 +101,16 @@ def order_leaks(tables: Mapping[str, pd.DataFrame], evaluated: Collection[str] =
     return leaks
 
 
-def region_order(table: pd.DataFrame, draws: int = DRAWS) -> Order | None:
-    """Order of the known regions along each probe; None with a single region or fewer than four units.
-
-    Where finer areas are known too, the order is theirs: in coarse classes the runs of two probes whose units were
-    merged may look like none.
+def region_order(table: pd.DataFrame, draws: int = DRAWS, *, areas: bool = False) -> Order | None:
+    """Order of the known regions along each probe; None where every permutation has the same, or of under four units.
 
     Args:
-        table: `unit_id` (its third part is the probe), `region`, and, if known, `depth_um` and `region_given`: areas
-            before they were mapped, used where they determine the region.
+        table: `unit_id` (its third part is the probe), `region`, and `depth_um` if known.
         draws: Permutations within the session; seeded by the ids.
+        areas: Of `region_given` instead of `region`, for the units whose region is known.
     """
     table = table[table["region"] != ""]
-    is_finer = "region_given" in table and (table.groupby("region_given")["region"].nunique() <= 1).all()
-    region = table["region_given" if is_finer else "region"].to_numpy(str)
+    region = table["region_given" if areas else "region"].to_numpy(str)
     if len(region) < 4 or len(set(region)) < 2:
         return None
     probe = table["unit_id"].str.split("/").str[2].fillna("").to_numpy(str)
@@ -123,9 +123,19 @@ def region_order(table: pd.DataFrame, draws: int = DRAWS) -> Order | None:
     rng = np.random.default_rng(zlib.crc32("".join(table["unit_id"]).encode()))
     permuted = rng.permuted(np.tile(code, (draws, 1)), axis=1)
     null = (permuted[:, neighbors] == permuted[:, neighbors + 1]).mean(axis=1)
+    if null.min() == null.max():
+        return None
     found = float((code[neighbors] == code[neighbors + 1]).mean())
     runs = len(neighbors) - sum(len(set(code[probe == name])) - 1 for name in set(probe))
     span = max(runs / len(neighbors) - null.mean(), 1e-9)
     p = (1 + int((null >= found - 1e-12).sum())) / (1 + draws)
     reach = (np.quantile(null, 0.999) - null.mean()) / span
     return Order(float((found - null.mean()) / span), float(p), float(reach))
+
+
+def _has_areas(table: pd.DataFrame) -> bool:
+    """Whether areas are given that determine the regions that are known."""
+    if "region_given" not in table:
+        return False
+    known = table[table["region"] != ""]
+    return bool((known.groupby("region_given")["region"].nunique() <= 1).all())

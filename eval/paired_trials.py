@@ -36,18 +36,27 @@ def paired_trials(first: Prediction, second: Prediction, view: SessionView) -> P
     if first.task in RATE_TASKS:
         one, other = scored_rates(first, view), scored_rates(second, view)
         nats = [metrics.poisson_log_likelihood(each.rate.T, one.counts.T) for each in (one, other)]
-        return _paired("bps", (nats[0] - nats[1]) / np.log(2), one.counts.sum(axis=1), view.trial[one.rows])
+        return _paired("bps", (nats[0] - nats[1]) / np.log(2), one.counts.sum(axis=1), view.trial[one.rows], view)
     if first.task not in LABEL_TASKS and first.task not in VALUE_TASKS and traced(first.task) is None:
         return None
     truth, mine, _, trial = scored_values(first, view)
     truth, values = truth.astype(float), [scored_values(second, view).value.astype(float), mine.astype(float)]
     if first.task in LABEL_TASKS:
         bits = [metrics.cross_entropy_of_trials(truth, value) for value in values]
-        return _paired("cross_entropy_bits", bits[0] - bits[1], np.ones(len(trial)), trial)
+        return _paired("cross_entropy_bits", bits[0] - bits[1], np.ones(len(trial)), trial, view)
+    # A value that never changes has no R2; by its values, as in `eval.metrics.r2`.
+    if not len(truth) or truth.min() == truth.max():
+        return None
     errors = [(truth - value) ** 2 for value in values]
-    return _paired("r2", errors[0] - errors[1], (truth - truth.mean()) ** 2, trial)
+    return _paired("r2", errors[0] - errors[1], (truth - truth.mean()) ** 2, trial, view)
 
 
-def _paired(metric: str, gain: np.ndarray, weight: np.ndarray, trial: np.ndarray) -> PairedTrials | None:
-    # A label that never changes has no R2.
-    return PairedTrials(metric, block_interval(gain, weight, trial_blocks(trial))) if weight.sum() > 0 else None
+def _paired(
+    metric: str, gain: np.ndarray, weight: np.ndarray, trial: np.ndarray, view: SessionView
+) -> PairedTrials | None:
+    if not weight.sum() > 0:
+        return None
+    # Blocks of all test trials: one that is not scored breaks no block.
+    every = view.trials_in("test", full=True)
+    block = trial_blocks(every)[np.searchsorted(every, trial)]
+    return PairedTrials(metric, block_interval(gain, weight, block))

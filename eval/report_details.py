@@ -19,6 +19,8 @@ from eval.report_tables import interval_text, metric_name, models_of, number, ta
 from eval.statistics import Interval, per_session, summarize
 
 NUM_SESSIONS = 8
+# With fewer blocks of trials an interval leaves out what is true more than once in eight times.
+MIN_BLOCKS = 10
 
 
 def ceilings_html(details: Details, rows: pd.DataFrame) -> str:
@@ -91,13 +93,14 @@ def paired_html(details: Details) -> str:
             names = [line["session"], line["subject"], line["baseline"].replace("_", " ")]
             cells = [*map(escape, names), interval_text(gain, name, signed=True), str(gain.n)]
             body.append(("model", cells))
-        above, below = sum(line["low"] > 0 for line in lines), sum(line["high"] < 0 for line in lines)
+        enough = [line for line in lines if line["blocks"] >= MIN_BLOCKS]
+        above, below = sum(line["low"] > 0 for line in enough), sum(line["high"] < 0 for line in enough)
         what = f"gain in {metric_name(name)}" if name != "cross_entropy_bits" else "gain in bits per trial"
         told = (
-            f"<strong>{escape(str(model))}, {escape(str(split))}: {what}.</strong> The interval lies above 0 in "
-            f"{above} of {len(lines)} sessions, below in {below}. Test trials drawn again in blocks of five in a row "
-            "(seeds averaged): how sure the difference is for this session, not for animals. With fewer than ten "
-            "blocks the interval is too narrow."
+            f"<strong>{escape(str(model))}, {escape(str(split))}: {what}.</strong> Of {len(enough)} sessions with "
+            f"{MIN_BLOCKS} blocks or more the interval lies above 0 in {above}, below in {below}; with fewer it is too "
+            "narrow, and is not counted. Test trials drawn again in blocks of five in a row (seeds averaged): how sure "
+            "the difference is for this session, not for animals."
         )
         html.append(table(told, ["session", "animal", "baseline", "gain [95 % over trials]", "blocks"], body))
     summary = "Session by session against the strongest baseline, on the same test trials"

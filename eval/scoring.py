@@ -255,9 +255,12 @@ def _label_scores(truth: np.ndarray, logit: np.ndarray) -> dict[str, Score]:
 
 
 def _value_scores(truth: np.ndarray, value: np.ndarray, what: str) -> dict[str, Score]:
+    """NaN where the truth has no two values in the scored trials: it has no R2 there."""
+    varies = len(truth) > 0 and truth.min() < truth.max()
+    r2, r_squared = (metrics.r2(truth, value), metrics.r_squared(truth, value)) if varies else (np.nan, np.nan)
     return {
-        "r2": Score(metrics.r2(truth, value), f"about the test mean, {what} pooled", len(truth)),
-        "r_squared": Score(metrics.r_squared(truth, value), f"squared correlation, {what} pooled", len(truth)),
+        "r2": Score(r2, f"about the test mean, {what} pooled", len(truth)),
+        "r_squared": Score(r_squared, f"squared correlation, {what} pooled", len(truth)),
     }
 
 
@@ -282,7 +285,7 @@ def _score_choice_in_time(prediction: Prediction, view: SessionView) -> dict[str
 def _score_trace(prediction: Prediction, view: SessionView) -> dict[str, Score]:
     truth, value, rows, _ = scored_values(prediction, view)
     scores = _value_scores(truth, value, "test bins")
-    if "choice" in view.trial_covariates:
+    if "choice" in view.trial_covariates and np.isfinite(scores["r2"].value):
         partial = metrics.partial_r2(truth, value, choice_by_time(view)[rows])
         convention = "squared partial correlation beyond true choice x time, test bins"
         scores["partial_r2"] = Score(partial, convention, len(rows))

@@ -56,7 +56,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class FewRows:
-    """The same of a session with fewer rows than features: the rows themselves, and ridge regression in its dual form.
+    """The same of a session with fewer rows than features: the rows, and ridge regression in its smaller form.
 
     Attributes:
         features: `(N, W, U)`, standardized.
@@ -85,9 +85,12 @@ class FewRows:
     def weights(self, filters: np.ndarray, penalty: float) -> np.ndarray:
         """As `Moments.weights`."""
         passed = filtered(self.features, filters)
-        ridge = penalty * self.num_rows * np.eye(self.num_rows)
-        dual = np.linalg.solve(passed @ passed.T + ridge, self.target)
-        return np.asarray((dual @ passed).reshape(len(filters), -1))
+        ridge = penalty * self.num_rows * np.eye(min(passed.shape))
+        if passed.shape[1] <= len(passed):
+            found = np.linalg.solve(passed.T @ passed + ridge, self.target @ passed)
+        else:
+            found = np.linalg.solve(passed @ passed.T + ridge, self.target) @ passed
+        return np.asarray(found.reshape(len(filters), -1))
 
 
 def summary_of(features: np.ndarray, target: np.ndarray) -> Moments | FewRows:

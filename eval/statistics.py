@@ -29,7 +29,8 @@ class Interval:
         mean: The estimate.
         low: Lower end.
         high: Upper end.
-        n: What was resampled: sessions, or animals. With n = 1 the interval has no width and says nothing.
+        n: What was resampled: sessions, animals, or blocks of trials. With n = 1 the interval has no width and
+            says nothing.
     """
 
     mean: float
@@ -273,7 +274,9 @@ def block_interval(
     _, group = np.unique(block, return_inverse=True)
     above, below = (np.bincount(group, weights=a) for a in arrays)
     drawn = np.random.default_rng(seed).integers(0, len(above), (draws, len(above)))
-    ratios = above[drawn].sum(axis=1) / np.maximum(below[drawn].sum(axis=1), 1e-12)
+    weights = below[drawn].sum(axis=1)
+    # A draw without any weight says nothing.
+    ratios = above[drawn].sum(axis=1)[weights > 0] / weights[weights > 0]
     return _interval(above.sum() / below.sum(), ratios, level, len(above))
 
 

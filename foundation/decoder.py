@@ -96,7 +96,7 @@ class Question:
         return segment.states[-1:] if self.causal else segment.states
 
     def course(self, segment: Segment, longest_s: float) -> np.ndarray:
-        """Time since the start `(R, H)`; `(R, 0)` for the label of a whole trial."""
+        """Time since the start `(R, H)`; `(R, 0)` for what a whole trial is asked."""
         if self.is_of_trial and not self.causal:
             return np.zeros((1, 0))
         return elapsed(segment, self.bin_size_s, longest_s, self.causal or self.is_of_trial)

@@ -158,7 +158,7 @@ class _Fit:
             column += classes - 1
 
     def fit_causal(self, asked: list[Question]) -> None:
-        """Windows cut at every bin, or so many that they hold `causal_bins`; labels are fitted on wider cuts."""
+        """Windows cut at every bin, or so many that they hold `causal_bins`; of labels and values of trials fewer."""
         lengths = [window.num_bins for role in self.windows for window in role]
         step = max(1, round(sum(n * n for n in lengths) / 2 / self.config.causal_bins))
         wide = max(1, round(RECENT_S / self.reader.bin_size_s / step))
@@ -181,13 +181,12 @@ class _Fit:
         return replace(rows, target=target, trial=np.full(len(target), trial)).pick(observed)
 
     def target(self, question: Question, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
-        """Target `(R, width)`, or the class `(1, 1)`, and whether it is observed `(R,)`."""
+        """Target `(R, width)`, or of a trial its class or value `(1, 1)`, and whether it is observed `(R,)`."""
         covariate = self.recording.covariates[question.channel.spec.name]
         if question.is_of_trial:
             row = max(segment.row, 0)
             seen = segment.row >= 0 and bool(covariate.observed[row])
-            value = np.asarray(covariate.values[row], dtype=float)
-            return (value if seen else np.zeros_like(value)).reshape(1, -1), np.array([seen])
+            return np.array([[covariate.values[row] if seen else 0]], float).reshape(1, 1), np.array([seen])
         size, num = self.reader.bin_size_s, len(segment.counts)
         skip = num - 1 if question.causal else 0
         start = segment.window.start_s + (segment.first + skip) * size
@@ -216,7 +215,7 @@ class _Fit:
             return
         val, x_val = _designed(some, own) if stride == 1 else _each_designed(val_rows(), own)
         del some
-        solve = _labels if question.is_label else _traces
+        solve = _labels if question.is_label else _values
         loss = _log_loss if question.is_label else _squared_error
         best: list[tuple[float, np.ndarray, np.ndarray]] = []
         for num in (num_spikes(train, own), x.shape[1]):
@@ -297,7 +296,7 @@ def _labels(x: np.ndarray, train: Rows, penalties: list[float]) -> tuple[np.ndar
     return weights, constants, np.zeros((train.course.shape[1], classes))
 
 
-def _traces(x: np.ndarray, train: Rows, penalties: list[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _values(x: np.ndarray, train: Rows, penalties: list[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     mean = train.target.mean(axis=0)
     base = _course(train, train.target - mean)
     weights = ridge_path(x, train.target - mean - train.course @ base, penalties)

@@ -8,7 +8,8 @@ For unit u with features x_r, counts y_ru and offset o_ru it minimizes
 
 P the diagonal of `penalized`, by damped Newton steps (Boyd and Vandenberghe 2004, Convex Optimization, section 9.5).
 Gradients of all units are two matrix products, while every Hessian costs R·F^2; a unit therefore keeps its Hessian,
-over steps and over a grid of penalties, for as long as the steps taken with it keep converging fast.
+over steps and over a grid of penalties, for as long as the steps taken with it keep converging fast. For hundreds of
+features there are quasi-Newton steps, that start from one Hessian of all units.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def fit_poisson_ridge(
         penalized: `(F,)` bool; False leaves a weight free. All are penalized by default.
         init: `(F, U)` where to start; by default `center` with the mean rate in a free constant column.
         tolerance: A unit is done when a further step would gain less than `tolerance * (1 + spikes)` nats.
-        max_steps: Newton steps at most; a unit that is not done by then keeps the best weights it has.
+        max_steps: So many steps at most; a unit that is not done by then keeps the best weights it has.
         curvature: Of these features, to step by instead of every unit's own; worth it for hundreds of features.
 
     Raises:
@@ -330,13 +331,11 @@ class SharedCurvature:
         values: `(F,)`.
         vectors: `(F, F)`.
         size: `(F,)` what each feature was divided by; free ones by so little that a ridge on them does not matter.
-        num_rows: R.
     """
 
     values: np.ndarray
     vectors: np.ndarray
     size: np.ndarray
-    num_rows: int
 
     @classmethod
     def of(cls, features: np.ndarray, rate: np.ndarray, penalized: np.ndarray) -> SharedCurvature:
@@ -344,11 +343,11 @@ class SharedCurvature:
         size = np.where(penalized, 1.0, 1e-4)
         weighted = (features / size) * np.sqrt(rate / rate.mean())[:, None]
         values, vectors = np.linalg.eigh(weighted.T @ weighted / len(rate))
-        return cls(np.maximum(values, 0), vectors, size, len(rate))
+        return cls(np.maximum(values, 0), vectors, size)
 
 
 class _QuasiNewton(_Newton):
-    """L-BFGS (Nocedal and Wright 2006, algorithm 7.4) that starts from the shared curvature times the unit's mean rate.
+    """L-BFGS (Nocedal and Wright 2006, algorithm 7.4) that starts from the shared curvature times a unit's rates.
 
     No Hessian per unit, and the same minimum.
     """
@@ -359,6 +358,11 @@ class _QuasiNewton(_Newton):
         self.stale = np.ones(problem.counts.shape[1], bool)
         # Weights and gradients of all units, of the last steps.
         self.past: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_MEMORY + 1)
+
+    def minimize(self, weights: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+        """As of Newton; gradients of another penalty are of no use."""
+        self.past.clear()
+        return super().minimize(weights, penalty)
 
     def _steps(
         self,
@@ -382,7 +386,7 @@ class _QuasiNewton(_Newton):
             step = step - taken[-1][3] * change
         diagonal = c.values[:, None] * rate.sum(axis=0) + ridge[:, active].max(axis=0)
         turned = c.vectors.T @ (step / c.size[:, None])
-        step = (c.vectors @ (turned / diagonal)) / c.size[:, None]
+        step = (c.vectors @ (turned / np.maximum(diagonal, np.finfo(float).tiny))) / c.size[:, None]
         for move, change, weight, along in reversed(taken):
             step = step + move * (along - weight * _dot(change, step))
         return step, 0.5 * _dot(gradient, step)

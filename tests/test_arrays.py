@@ -349,7 +349,10 @@ def test_a_mapping_beside_the_file_and_one_for_all(tmp_path: Path) -> None:
         ({"units": "region"}, "units: got 'region'"),
         ({"units": {"region": "region"}, "regions": {"parcellation": "atlas"}}, "expected a parcellation of"),
         ({"regions": {"parcellation": "cosmos"}}, "an array of region names under units"),
-        ({"units": {"region": "region"}, "regions": {"parcellation": "cosmos", "leave_out": "HY"}}, "lists leave_out"),
+        (
+            {"units": {"region": "region"}, "regions": {"parcellation": "cosmos", "leave_out": "HY"}},
+            "lists of names leave_out",
+        ),
         (
             {"units": {"region": "region"}, "regions": {"parcellation": "cosmos", "doubted_sessions": "a"}},
             "doubted_sessions",
@@ -438,6 +441,15 @@ def test_regions_in_a_parcellation(tmp_path: Path) -> None:
     units = read(**job).units
     assert units["region"].tolist() == ["Isocortex", "", "HPF", "", ""]
     assert units["region_given"].tolist() == given.tolist()
+    text = (tmp_path / "a.yaml").read_text()
+    (tmp_path / "a.yaml").write_text(text.replace("leave_out: [HY]", "doubted_sessions: [a]"))
+    (job,) = sessions(tmp_path / "a.npz").values()
+    units = read(**job).units
+    assert set(units["region"]) == {""}
+    assert units["region_given"].tolist() == given.tolist()
+    (tmp_path / "a.yaml").write_text(text.replace("leave_out: [HY]", "doubted_sessions: [7]"))
+    with pytest.raises(ValueError, match="lists of names"):
+        sessions(tmp_path / "a.npz")
 
 
 @pytest.mark.real

@@ -306,6 +306,8 @@ def tiny_model(
 def test_a_recording_without_trials(tiny_run: Path, tiny_recording: Callable[..., Recording], tmp_path: Path) -> None:
     made = tiny_recording()
     covariates = {name: made.covariates[name] for name in ("position", "lick")}
+    spec = CovariateSpec("choice", "categorical", "trial", num_classes=2)
+    covariates["choice"] = Covariate.categorical(spec, np.zeros(0, int))
     no_trials = made.trials.iloc[:0]
     corpus = changed(tmp_path, replace(made, trials=no_trials, covariates=covariates))
     # Four stretches of ten seconds.

@@ -359,17 +359,27 @@ def test_ordered_tables_are_not_accused_and_shuffled_ones_are() -> None:
 
 
 def test_runs_of_areas_count_where_coarse_classes_have_none() -> None:
-    """Units of two probes in cortex and hippocampus that were merged into one list."""
-    # Runs of four of an area, of which every second one is in the other class; one unit in five somewhere else.
-    rng, table = np.random.default_rng(9), PROBES[SCORED[0]]
-    area = np.repeat(np.arange(len(table) // 4 + 1), 4)[: len(table)]
-    area = np.where(rng.random(len(table)) < 0.2, rng.permutation(area), area)
-    mine = table.assign(region_given=[f"area{k % 16}" for k in area], region=np.where(area % 2, "HPF", "Isocortex"))
-    alone = mine.drop(columns="region_given")
-    assert region_order(mine).kappa > 0.4 > region_order(alone).kappa
-    # Labels that were shuffled after they were mapped no longer follow from the areas: those say nothing of them.
-    swapped = mine.assign(region=np.random.default_rng(0).permutation(mine["region"]))
-    assert region_order(swapped).kappa < 0.2
+    """Units of several probes that were merged into one list: neighbors of one area, the next ones of another class."""
+    others = {key: probe(key, i) for i, key in enumerate(f"synthetic/a{i}_0" for i in range(5))}
+    others = {key: table.assign(region_given=table["region"]) for key, table in others.items()}
+    rng, table = np.random.default_rng(9), probe("synthetic/b_0", 9)
+    area = np.arange(len(table)) // 2
+    area = np.where(rng.random(len(table)) < 0.1, rng.permutation(area), area)
+    classes = np.array(["VISp", "CA1", "TH", "MOs"])
+    mine = table.assign(region_given=[f"area{k % 12}" for k in area], region=classes[area % 4])
+
+    def accused(table: pd.DataFrame) -> bool:
+        return bool(whats(order_leaks({**others, "synthetic/b_0": table}, ["synthetic/b_0"])))
+
+    assert not accused(mine)
+    assert accused(shuffled(mine.drop(columns="region_given")))
+    # Labels that were shuffled after they were mapped no longer follow from the areas, which say nothing of them then.
+    assert accused(shuffled(mine))
+
+
+def test_areas_of_one_unit_each_are_in_any_order() -> None:
+    table = pd.DataFrame({"unit_id": [f"d/s/p/{i}" for i in range(8)], "region": [f"X{i}" for i in range(8)]})
+    assert region_order(table) is None
 
 
 def test_scores_that_read_no_region_do_not_care(clean: Corpus) -> None:

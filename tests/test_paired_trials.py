@@ -1,6 +1,8 @@
-"""Two predictions on the same trials: the difference is that of their scores, and its interval is right where known."""
+"""Two predictions on the same trials: the difference is that of their scores, and its blocks are of all test trials."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import pytest
 from eval.paired_trials import paired_trials
 from eval.predictions import Prediction
 from eval.scoring import score
-from eval.session_view import SessionView
+from eval.session_view import SessionView, TrialCovariate
 from foundation.corpus import Corpus
+from foundation.recording import CovariateSpec
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,36 @@ def test_the_gain_is_the_difference_of_the_scores(
     # Test trials come in blocks of five.
     trials = len(view.trials_in("test", full=True))
     assert trials / 5 <= found.gain.n <= trials / 2
+
+
+def test_trials_without_a_label_break_no_block(view: SessionView) -> None:
+    choice = view.trial_covariates["choice"]
+    observed = choice.observed & (np.arange(len(choice.observed)) % 2 == 0)
+    half = replace(view, trial_covariates={"choice": replace(choice, observed=observed)})
+    one = prediction(view, "choice", 0, 1.0)
+    some, every = paired_trials(one, one, half), paired_trials(one, one, view)
+    assert some is not None
+    assert every is not None
+    assert some.gain.n == every.gain.n
+
+
+def test_a_value_per_trial_and_one_that_never_changes(view: SessionView) -> None:
+    spec = CovariateSpec("contrast", "continuous", "trial")
+    for values, varies in (
+        (np.arange(len(view.source_trial)) / 7, True),
+        (np.full(len(view.source_trial), 0.1), False),
+    ):
+        contrast = TrialCovariate(spec, values, np.ones(len(values), bool))
+        other = replace(view, trial_covariates={"contrast": contrast})
+        one, two = (
+            Prediction.of(other, "contrast", "some", trial=view.source_trial, value=values + shift) for shift in (0, 1)
+        )
+        found, scores = paired_trials(one, two, other), score(one, other)
+        assert (
+            (found is not None) == np.isfinite(scores["r2"].value) == np.isfinite(scores["r_squared"].value) == varies
+        )
+        if found is not None:
+            assert found.gain.mean == pytest.approx(1 - score(two, other)["r2"].value)
 
 
 def test_nothing_to_gain_over_oneself(view: SessionView) -> None:

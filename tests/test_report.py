@@ -366,7 +366,7 @@ def test_what_stands_behind_the_scores_is_shown(full: Path) -> None:
     text = Page(full).text
     for expected in ("Calibration", "Noise ceilings", "The same predictions under other conventions"):
         assert text.count(expected) == 1, expected
-    assert "The interval lies above 0 in 2 of 7 sessions, below in 5." in text
+    assert "Of 6 sessions with 10 blocks or more the interval lies above 0 in 2, below in 4;" in text
     assert "GLM E2 +0.0200 [+0.0050, +0.0350] 14" in text
     failures = text[text.index("Where the model fails") :]
     # The last unit of each session is below, and outweighs the others: 39 * .01 - .5 < 0.

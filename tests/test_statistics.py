@@ -204,6 +204,15 @@ def test_coverage_with_few_animals_is_as_stated() -> None:
     assert 0.80 <= hits / runs <= 0.90
 
 
+def test_block_interval_knows_no_unit() -> None:
+    rng = np.random.default_rng(3)
+    difference, weight, block = rng.normal(size=40), rng.random(40) ** 4, np.arange(40) // 5
+    one, tiny = (block_interval(s * difference, s * weight, block) for s in (1.0, 1e-12))
+    np.testing.assert_allclose([tiny.mean, tiny.low, tiny.high], [one.mean, one.low, one.high])
+    # Draws of blocks without weight are left out.
+    assert np.isfinite(block_interval(difference, np.where(block == 0, weight, 0.0), block).high)
+
+
 def test_block_interval_matches_a_naive_loop() -> None:
     rng = np.random.default_rng(0)
     block = rng.permutation(np.repeat(["x", "y", "z", "w"], [3, 8, 5, 4]))
