@@ -96,11 +96,15 @@ def paired_html(details: Details) -> str:
         enough = [line for line in lines if line["blocks"] >= MIN_BLOCKS]
         above, below = sum(line["low"] > 0 for line in enough), sum(line["high"] < 0 for line in enough)
         what = f"gain in {metric_name(name)}" if name != "cross_entropy_bits" else "gain in bits per trial"
+        counted = (
+            f"Of {len(enough)} sessions with {MIN_BLOCKS} blocks or more the interval lies above 0 in {above}, below "
+            f"in {below}; with fewer it is too narrow, and is not counted."
+            if enough
+            else f"No session has {MIN_BLOCKS} blocks: every interval is too narrow."
+        )
         told = (
-            f"<strong>{escape(str(model))}, {escape(str(split))}: {what}.</strong> Of {len(enough)} sessions with "
-            f"{MIN_BLOCKS} blocks or more the interval lies above 0 in {above}, below in {below}; with fewer it is too "
-            "narrow, and is not counted. Test trials drawn again in blocks of five in a row (seeds averaged): how sure "
-            "the difference is for this session, not for animals."
+            f"<strong>{escape(str(model))}, {escape(str(split))}: {what}.</strong> {counted} Test trials drawn again "
+            "in blocks of five in a row (seeds averaged): how sure the difference is for this session, not for animals."
         )
         html.append(table(told, ["session", "animal", "baseline", "gain [95 % over trials]", "blocks"], body))
     summary = "Session by session against the strongest baseline, on the same test trials"
