@@ -122,8 +122,7 @@ def task_details(
         listed.append((classical[against].prediction, "baseline", 0))
     pairs = [
         {**about, "model": one.model, "seed": seed, "baseline": against, **line}
-        for one, kind, seed in listed
-        if kind == "model" and against
+        for one, seed in zip(predictions, seeds if against else [])
         for line in _paired(one, classical[against].prediction, view)
     ]
     paired = pd.DataFrame(pairs)

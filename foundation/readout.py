@@ -23,7 +23,8 @@ import numpy as np
 
 from foundation.encoding import encoding_log_rates, fit_encoding
 from foundation.model import LOG_RATE_RANGE, FoundationModel
-from foundation.poisson_ridge import SharedCurvature, fit_poisson_ridge
+from foundation.poisson_newton import SharedCurvature
+from foundation.poisson_ridge import fit_poisson_ridge
 from foundation.predict import Answer, Hide, answers, hide_future, hide_spikes, hide_units, spikes_alone
 from foundation.readout_features import NUM_COSINES, SessionFeatures
 from foundation.sampling import Window, WindowReader

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foundation.poisson_ridge import SharedCurvature, fit_poisson_ridge
+from foundation.poisson_newton import SharedCurvature
+from foundation.poisson_ridge import fit_poisson_ridge
 
 # A fit ends when a step gains less than this share of a nat per spike: far below what a validation trial can tell.
 TOLERANCE = 1e-5

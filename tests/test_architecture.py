@@ -21,6 +21,7 @@ LAYERS = [
     ["foundation.stores"],
     ["foundation.remote"],
     ["foundation.remote_corpus", "foundation.recording_folder"],
+    ["foundation.poisson_newton"],
     [
         "foundation.corpus",
         "foundation.strict_yaml",

@@ -7,7 +7,8 @@ import pytest
 import scipy.optimize
 from sklearn.linear_model import PoissonRegressor
 
-from foundation.poisson_ridge import SharedCurvature, choose_penalty, fit_poisson_ridge, log_rate
+from foundation.poisson_newton import SharedCurvature
+from foundation.poisson_ridge import choose_penalty, fit_poisson_ridge, log_rate
 
 
 def _data(
